@@ -1,0 +1,81 @@
+"""rw-inplace-finalize: RW and not X at the final address, then RX *and synchronize* by a named policy (Lutomirski 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from execbench.contract import Image, Proc, Region, Request, Support, Usage, pages_of
+from execbench.sim.memory import PAGE
+
+if TYPE_CHECKING:
+    from execbench.kernel.facade import Kernel, Shared
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """Running totals (bytes) over the regions that are allocated."""
+
+    shared: Shared
+    asked: int = 0
+    reserved: int = 0
+    regions: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RwInplaceFinalize:
+    """Written in place, alternatives included; `sync` is what finalize does besides the flush that W to X needs anyway.
+
+    none: nothing, as module loading today. sync-core-ipi: a round of its own that serializes every CPU. merged-flush:
+    the handler of the flush serializes too. rcu: a normal grace period, which serializes no CPU by guarantee.
+    """
+
+    support: ClassVar[Support] = Support(
+        writable_in_place=True, source="lore.kernel.org: Andy Lutomirski, 2023-06-19, 'map in place, finalize'"
+    )
+    sync: Literal["none", "sync-core-ipi", "merged-flush", "rcu"] = "sync-core-ipi"
+
+    def start(self, k: Shared) -> State:
+        """Nothing to set up."""
+        return State(k)
+
+    def alloc(self, k: Kernel, s: State, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
+        """Reserve an address, take pages and map them RW and NX: absent entries need no flush."""
+        regions = []
+        for req in reqs:
+            area = yield from k.vmalloc_module(pages_of(req.size))
+            s.regions += 1
+            s.asked += req.size
+            s.reserved += area.pages * PAGE
+            regions.append(Region(s.regions, area.va, req.size, area.pages * PAGE, req.kind, area))
+        return tuple(regions)
+
+    def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
+        """Plain stores at the final address."""
+        k.spend("copy_byte", image.size)
+        return
+        yield
+
+    def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+        """RW to RX with its mandatory flush for each region, then one synchronization for the group."""
+        for region in regions:
+            if self.sync == "merged-flush":
+                yield from k.set_memory_rox(region.own, ("sync_core", 1))
+            else:
+                yield from k.set_memory_rox(region.own)
+        if self.sync == "sync-core-ipi":
+            yield from k.sync_core_each_cpu()
+        elif self.sync == "rcu":
+            yield from k.synchronize_rcu()
+
+    def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+        """vfree with VM_FLUSH_RESET_PERMS."""
+        for region in regions:
+            yield from k.vfree_module(region.own)
+            s.asked -= region.size
+            s.reserved -= region.reserved
+
+    def usage(self, s: State) -> Usage:
+        """Waste is what rounding to pages adds."""
+        return Usage(s.asked, s.reserved, s.reserved - s.asked, s.shared.text_map.text_leaves())

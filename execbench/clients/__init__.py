@@ -1,0 +1,1 @@
+"""Clients that make code, one file each; found by listing this package."""

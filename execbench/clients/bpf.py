@@ -1,0 +1,271 @@
+"""eBPF: programs loaded and unloaded by agents that keep a steady set of them (kernel/bpf/syscall.c, core.c, verifier.c)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from execbench.contract import Image, LockKind, Proc, Region, Request, Setting, TextKind
+from execbench.kernel.facade import Kernel
+from execbench.sim.dists import Dist, Exponential
+from execbench.sim.task import Task
+
+if TYPE_CHECKING:
+    from execbench.sim.rng import Stream
+
+BPF_LOCK = LockKind("bpf_lock", "spinlock", "kernel/bpf/core.c: bpf_lock (kallsyms)")
+PROG_IDR_LOCK = LockKind("prog_idr_lock", "spinlock", "kernel/bpf/syscall.c: prog_idr_lock")
+
+_PROG_HEADER = 72 + 8
+"""struct bpf_prog without its instructions, and the tag's padding (kernel/bpf/core.c: bpf_prog_calc_tag)."""
+_INSN = 8
+_DRAWS = 2  # uniforms per operation: which program, and how long to think before it
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One real program: counts only; its times come from the machine."""
+
+    insns: int
+    processed: int
+    branchiness: float
+    xlated: int
+    functions: tuple[int, ...]
+
+    @staticmethod
+    def from_row(row: Mapping[str, str]) -> Program:
+        """Read a row of workloads/data/bpf_loaded.csv; branchiness = verifier states per processed instruction."""
+        processed = int(row["processed"])
+        return Program(
+            insns=int(row["insns"]),
+            processed=processed,
+            branchiness=int(row["total_states"]) / max(processed, 1),
+            xlated=int(row["xlated"]),
+            functions=tuple(int(length) for length in row["func_lens"].split()),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Loaded:
+    """A program in the kernel."""
+
+    program: Program
+    regions: tuple[Region, ...]
+    pages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bpf:
+    """Threads that load a real program, drawn as a whole row, and unload their oldest one.
+
+    Closed loop: each thread thinks, loads, unloads. With `rate` (loads per second of all threads) arrivals are Poisson
+    and are taken in turn by whichever thread is free, latency counting from the intended arrival.
+    """
+
+    name: ClassVar[str] = "bpf"
+    api_phases: ClassVar[frozenset[str]] = frozenset({"alloc", "write", "finalize", "bpf_jit_free"})
+
+    data: str = field(metadata={"kind": "data"})
+    threads: int = 2
+    think: Dist = field(default=Exponential(3e6), metadata={"unit": "time"})
+    rate: float | None = field(default=None, metadata={"unit": "rate"})
+    loaded: int = 140
+    """Programs loaded before the measurement begins, and kept loaded."""
+    jit_passes: int = 3
+    """Passes of bpf_int_jit_compile over straight-line code: two until the size is stable, one to emit."""
+    branchy_factor: float = 2.3
+    """verify_insn of the branchiest programs over that of straight-line ones: 400 ns / 174 ns; assumed to be monotone."""
+    branchy_at: float = 0.1
+    """Verifier states per processed instruction at which branchy_factor is reached; linear below."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        if self.threads < 1:
+            raise ValueError("threads: at least 1")
+        if self.loaded < self.threads:
+            raise ValueError("loaded: at least one program per thread")
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError("rate: above 0 loads per second")
+
+    def computing_threads(self) -> int:
+        """Return the threads that need a CPU of their own."""
+        return self.threads
+
+    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
+        """Place thread i on CPU i."""
+        return tuple(range(self.threads))
+
+    def start(self, setting: Setting) -> None:
+        """Load the steady set at time 0, then let the threads go."""
+        run = _Run(self, setting)
+        setting.shared.declare(BPF_LOCK)
+        setting.shared.declare(PROG_IDR_LOCK)
+        run.spawn_boot()
+
+
+class _Run:
+    """One replication of the client."""
+
+    def __init__(self, params: Bpf, setting: Setting) -> None:
+        self.params = params
+        self.setting = setting
+        self.shared = setting.shared
+        self.programs = _programs(setting.data(params.data))
+        self.factor_ppm = [_branchy_ppm(params, program) for program in self.programs]
+        self.arrivals = _Arrivals(params.rate, setting) if params.rate is not None else None
+        self.frees = 0
+        self.outstanding = 0  # arrivals inside the window that have not been served: later ones keep coming until then
+
+    def spawn_boot(self) -> None:
+        machine = self.shared.machine
+        task = Task("bpf/boot", machine.active_cpu(0), machine.engine, 0)
+        machine.engine.spawn(task.run(self._boot(self.shared.view(task))), 0, task.cpu.key)
+
+    def _boot(self, k: Kernel) -> Proc[None]:
+        """Put the steady set in place through the backend's verbs, without verifier or JIT: it was there before."""
+        params, stream = self.params, self.setting.stream("client.bpf/boot")
+        sets: list[deque[Loaded]] = [deque() for _ in range(params.threads)]
+        for i in range(params.loaded):
+            program = self.programs[int(stream.u() * len(self.programs))]
+            pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.xlated)
+            regions = yield from self._install(k, program)
+            sets[i % params.threads].append(Loaded(program, regions, pages))
+        yield from k.settle()
+        machine = self.shared.machine
+        for i, mine in enumerate(sets):
+            task = Task(f"bpf/{i}", machine.active_cpu(i), machine.engine, self.shared.costs.ns("task_wakeup"))
+            body = self._thread(self.shared.view(task), i, mine)
+            machine.engine.spawn(task.run(body), k.now, task.cpu.key)
+
+    def _thread(self, k: Kernel, thread: int, mine: deque[Loaded]) -> Proc[None]:
+        params, setting = self.params, self.setting
+        draws = setting.stream(f"client.bpf/{thread}")
+        stop = setting.duration + setting.drain
+        number = 0
+        while True:
+            if self.arrivals is None:
+                which, think = draws.row(number, _DRAWS)
+                due = k.now + int(params.think.sample((think,)) + 0.5)
+                index = number
+                if due >= setting.duration:
+                    break
+            else:
+                due, index, which = self.arrivals.take()
+                if due >= stop or (due >= setting.duration and not self.outstanding):
+                    break
+                self.outstanding += due < setting.duration
+            yield from k.sleep_until(due)
+            if self.arrivals is None:
+                due = k.now
+            program = int(which * len(self.programs))
+            mine.append((yield from self._load(k, program, index * params.threads + thread, due)))
+            yield from self._unload(k, mine.popleft(), index * params.threads + thread)
+            yield from k.settle()
+            if self.arrivals is not None:
+                self.outstanding -= due < setting.duration
+            number += 1
+
+    # --- BPF_PROG_LOAD ----------------------------------------------------------------------------------------------
+
+    def _load(self, k: Kernel, which: int, number: int, due: int) -> Proc[Loaded]:
+        """kernel/bpf/syscall.c:bpf_prog_load: copy, verify, JIT, alloc, write, finalize, publish."""
+        program = self.programs[which]
+        operation = self.setting.operation("bpf", "load", number, due)
+        k.begin(operation, "copy")
+        k.task.site = "bpf_prog_load"
+        k.spend("syscall")
+        k.spend("client.bpf.load_fixed")
+        k.spend("client.bpf.copy_insn", program.insns)
+        pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
+        k.phase("verify")
+        yield from self._bpf_check(k, program, self.factor_ppm[which])
+        k.phase("jit")
+        k.spend("client.bpf.jit_insn", program.xlated * self.params.jit_passes)
+        if len(program.functions) > 1:
+            k.spend("client.bpf.subprog_fixed", len(program.functions))
+        regions = yield from self._install(k, program)
+        k.phase("publish")
+        with (yield from k.lock("prog_idr_lock")):
+            k.spend("client.bpf.expose_fd")
+        with (yield from k.lock("bpf_lock")):
+            k.spend("client.bpf.kallsyms", len(regions))
+        for region in regions:
+            k.expose(region, "fd-only")
+        k.end()
+        return Loaded(program, regions, pages)
+
+    def _bpf_check(self, k: Kernel, program: Program, factor_ppm: int) -> Proc[None]:
+        """kernel/bpf/verifier.c:bpf_check with its two temporary areas: the instructions' aux data and the tag's copy."""
+        aux = k.vmalloc_data(self.shared.release.aux_bytes * program.insns)
+        k.spend("client.bpf.verify_insn", program.processed * factor_ppm // 1_000_000)
+        tag = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
+        yield from k.vfree_data(tag)
+        yield from k.vfree_data(aux)
+
+    def _install(self, k: Kernel, program: Program) -> Proc[tuple[Region, ...]]:
+        """The three verbs of the API: one region per function (jit_subprogs), each written and made executable."""
+        setting = self.setting
+        k.phase("alloc")
+        requests = [Request(size, TextKind.BPF) for size in program.functions]
+        regions = yield from setting.alloc(k, requests)
+        k.phase("write")
+        for region in regions:
+            yield from setting.write(k, region, Image(region.id, region.size))
+        k.phase("finalize")
+        yield from setting.finalize(k, regions)
+        return regions
+
+    # --- close of the last descriptor -------------------------------------------------------------------------------
+
+    def _unload(self, k: Kernel, loaded: Loaded, number: int) -> Proc[None]:
+        """bpf_prog_put: symbols out of sight, then everything else after a grace period on this CPU's kworker."""
+        k.begin(self.setting.operation("bpf", "unload", number, k.now), "put")
+        k.task.site = "bpf_prog_put"
+        k.spend("syscall")
+        k.spend("client.bpf.put")
+        with (yield from k.lock("bpf_lock")):
+            k.spend("client.bpf.kallsyms", len(loaded.regions))
+        self.frees += 1
+        yield from k.call_rcu(partial(self._bpf_prog_put_rcu, k, loaded, self.frees))
+        k.end()
+
+    def _bpf_prog_put_rcu(self, k: Kernel, loaded: Loaded, number: int) -> None:
+        operation = self.setting.operation("bpf", "free", number, k.now, "deferred")
+        k.queue_work("bpf_prog_free_deferred", partial(self._bpf_prog_free_deferred, loaded=loaded), operation)
+
+    def _bpf_prog_free_deferred(self, k: Kernel, loaded: Loaded) -> Proc[None]:
+        k.spend("rcu_callback")
+        k.spend("client.bpf.free_fixed")
+        k.phase("bpf_jit_free")
+        yield from self.setting.free(k, loaded.regions)
+        k.phase("bpf_prog_free")
+        yield from k.vfree_data(loaded.pages)
+
+
+class _Arrivals:
+    """Poisson arrivals of the whole client, taken in turn: exact FIFO with intended times and no arrival process."""
+
+    def __init__(self, rate: float, setting: Setting) -> None:
+        self._gap = 1e9 / rate
+        self._draws: Stream = setting.stream("client.bpf/arrivals")
+        self._at = 0.0
+        self._taken = 0
+
+    def take(self) -> tuple[int, int, float]:
+        """Return the next arrival: when (ns), its number, and the uniform that picks its program."""
+        gap, which = self._draws.row(self._taken, _DRAWS)
+        self._at += Exponential(self._gap).sample((gap,))
+        self._taken += 1
+        return int(self._at), self._taken - 1, which
+
+
+def _programs(rows: Sequence[Mapping[str, str]]) -> list[Program]:
+    return [Program.from_row(row) for row in rows]
+
+
+def _branchy_ppm(params: Bpf, program: Program) -> int:
+    share = min(1.0, program.branchiness / params.branchy_at)
+    return int((1 + (params.branchy_factor - 1) * share) * 1_000_000 + 0.5)

@@ -1,0 +1,63 @@
+"""The nouns of executable memory: what is asked for, what is written, and where it ends up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class TextKind(StrEnum):
+    """What the memory is for; decides the window and, by release, the allocator (include/linux/execmem.h)."""
+
+    MODULE_TEXT = "module-text"
+    INIT_TEXT = "init-text"
+    RODATA = "rodata"
+    RO_AFTER_INIT = "ro-after-init"
+    MODULE_DATA = "module-data"
+    BPF = "bpf"
+    KPROBES = "kprobes"
+    FTRACE = "ftrace"
+    JIT = "jit"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One piece of memory asked of a backend: size in bytes."""
+
+    size: int
+    kind: TextKind
+    node: int = 0
+    near_image: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Bytes to be written: `patches` = separate writes at the final address (relocations, alternatives, call targets)."""
+
+    id: int
+    size: int
+    patches: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Region:
+    """Memory handed out: va and size (asked, bytes), reserved (what it really takes), own = the backend's handle."""
+
+    id: int
+    va: int
+    size: int
+    reserved: int
+    kind: TextKind
+    own: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Memory of one backend: bytes asked, bytes reserved, waste inside what is handed out, leaves (4K, 2M) of text."""
+
+    asked: int
+    reserved: int
+    internal_waste: int
+    leaves: tuple[int, int]

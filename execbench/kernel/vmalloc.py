@@ -1,0 +1,175 @@
+"""vmalloc and vfree: areas in the module window, lazily freed addresses, and who flushes them (mm/vmalloc.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from execbench.errors import AddressSpaceExhausted
+from execbench.kernel.smp import flush_tlb_all, flush_tlb_kernel_range
+from execbench.sim.engine import Proc
+from execbench.sim.memory import PAGE, VmArea
+
+if TYPE_CHECKING:
+    from execbench.kernel.facade import Kernel
+
+MODULES = "modules"
+GUARD = 1
+
+
+def vmalloc_module(k: Kernel, pages: int) -> Proc[VmArea]:
+    """Map `pages` fresh pages RW and NX in the module window (mm/vmalloc.c:__vmalloc_node_range, VM_FLUSH_RESET_PERMS)."""
+    area = yield from vmap_unmapped(k, pages)
+    area.reset_perms = True
+    k.text_map.map(area, "rw-nx")
+    k.spend("pte_set", pages)
+    return area
+
+
+def vmap_unmapped(k: Kernel, pages: int) -> Proc[VmArea]:
+    """Reserve an area of the module window and pages for it, without a mapping.
+
+    Module-window requests always search the global tree: the per-node pools serve the whole VMALLOC range only.
+    Raises AddressSpaceExhausted when the window has no hole even after a purge.
+    """
+    k.count("vmalloc", pages)
+    area = yield from _alloc_vmap_area(k, pages)
+    if area is None:
+        yield from purge_vmap_area_lazy(k)
+        area = yield from _alloc_vmap_area(k, pages)
+        if area is None:
+            hole = k.vmap.largest_hole(MODULES)
+            raise AddressSpaceExhausted(
+                "window-exhausted",
+                f"no hole of {pages + GUARD} pages in the module window (largest: {hole})",
+                {"window": MODULES, "pages": pages, "largest_hole": hole},
+            )
+    area.runs = k.frames.alloc(pages)
+    k.spend("page_alloc", pages)
+    return area
+
+
+def map_text(k: Kernel, area: VmArea) -> Proc[None]:
+    """Write executable entries where none were: x86 caches no absent entry, so nobody is flushed or told."""
+    yield from k.settle()
+    k.count("map_text", area.pages)
+    k.text_map.map(area, "ro-x")
+    k.spend("pte_set", area.pages)
+
+
+def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
+    """Unmap an area whose direct map was left alone, or is set back; its address becomes lazy, its pages free at once.
+
+    The pages may be reused while a stale executable translation of the address lives on, as with every vmalloc area.
+    """
+    yield from k.settle()
+    k.count("vfree", area.pages)
+    k.text_map.unmap(area)
+    k.vmap.free_lazy(area)
+    k.spend("vmap_area_free")
+    k.spend("pte_set", area.pages)
+    if reset_alias:
+        yield from k.set_direct_map(area, "rw")
+    k.frames.free(area.runs)
+    k.spend("page_free", area.pages)
+    _drain_if_many(k)
+
+
+def _alloc_vmap_area(k: Kernel, pages: int) -> Proc[VmArea | None]:
+    with (yield from k.lock("free_vmap_area_lock")):
+        k.spend("vmap_area_alloc")
+        return k.vmap.alloc(MODULES, pages, GUARD)
+
+
+def vfree_module(k: Kernel, area: VmArea) -> Proc[None]:
+    """Free an area of the module window; with VM_FLUSH_RESET_PERMS its pages leave and re-enter the direct map.
+
+    mm/vmalloc.c:vfree, remove_vm_area, vm_reset_perms: unmap without a flush, make the direct map not-present page by
+    page, purge everything lazy together with this area by one flush, restore the direct map, free the pages.
+    """
+    yield from k.settle()
+    k.count("vfree", area.pages)
+    k.text_map.unmap(area)
+    k.vmap.free_lazy(area)
+    k.spend("vmap_area_free")
+    k.spend("pte_set", area.pages)
+    if area.reset_perms:
+        yield from k.set_direct_map(area, "np")
+        yield from vm_unmap_aliases(k, flush=True)
+        yield from k.set_direct_map(area, "rw")
+    k.frames.free(area.runs)
+    k.spend("page_free", area.pages)
+    _drain_if_many(k)
+
+
+def vmalloc_data(k: Kernel, size: int) -> int:
+    """Allocate `size` bytes of plain data and return its pages; no address is modelled.
+
+    Served by the caller's vmap node without a global lock (mm/vmalloc.c:node_alloc); the VMALLOC range is never short,
+    and where in it data lies changes no figure, so only the pages are kept.
+    """
+    pages = (size + PAGE - 1) // PAGE
+    k.count("vmalloc", pages)
+    k.spend("vmap_area_alloc")
+    k.spend("page_alloc", pages)
+    k.spend("pte_set", pages)
+    k.shared.data_pages += pages
+    return pages
+
+
+def vfree_data(k: Kernel, pages: int) -> Proc[None]:
+    """Free data: its addresses become lazy; above the limit a worker is asked to purge (free_vmap_area_noflush)."""
+    yield from k.settle()
+    shared = k.shared
+    k.count("vfree", pages)
+    shared.data_pages -= pages
+    k.vmap.add_lazy(pages + GUARD)
+    k.spend("vmap_area_free")
+    k.spend("pte_set", pages)
+    k.spend("page_free", pages)
+    _drain_if_many(k)
+
+
+def _drain_if_many(k: Kernel) -> None:
+    """Queue the drain work when too many pages are lazy (free_vmap_area_noflush)."""
+    shared = k.shared
+    if k.vmap.lazy_pages > shared.lazy_limit and not shared.drain_queued:
+        shared.drain_queued = True
+        k.queue_work("drain_vmap_work", _drain_vmap_area_work)
+
+
+def _drain_vmap_area_work(k: Kernel) -> Proc[None]:
+    k.shared.drain_queued = False
+    yield from purge_vmap_area_lazy(k)
+
+
+def purge_vmap_area_lazy(k: Kernel) -> Proc[None]:
+    """Purge every lazily freed area in the system by one flush (mm/vmalloc.c:__purge_vmap_area_lazy)."""
+    with (yield from k.lock("vmap_purge_lock")):
+        yield from _purge_locked(k)
+
+
+def vm_unmap_aliases(k: Kernel, flush: bool = False) -> Proc[None]:
+    """Scan every CPU's vmap blocks and purge all lazy areas; one flush if there were any, or if `flush` demands it.
+
+    mm/vmalloc.c:_vm_unmap_aliases: called by every change_page_attr on x86 and, with the direct-map range of the area
+    as its flush, by vm_reset_perms. That range spans the frames of the area, hence a full flush.
+    """
+    with (yield from k.lock("vmap_purge_lock")):
+        k.spend("unmap_aliases_cpu", k.shared.cpus)
+        purged = yield from _purge_locked(k)
+        if flush and not purged:
+            yield from flush_tlb_all(k, "flush_reset_perms")
+
+
+def _purge_locked(k: Kernel) -> Proc[bool]:
+    yield from k.settle()
+    lazy = k.vmap.take_lazy()
+    if not lazy.areas:
+        return False
+    k.count("vmap_purge", lazy.areas)
+    k.spend("vmap_purge")
+    yield from flush_tlb_kernel_range(k, lazy.pages_spanned, "purge_flush")
+    yield from k.settle()
+    k.vmap.release_lazy(lazy)
+    k.spend("vmap_purge_area", lazy.areas)
+    return True

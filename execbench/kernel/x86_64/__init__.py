@@ -1,0 +1,1 @@
+"""x86_64: change_page_attr and text poking."""

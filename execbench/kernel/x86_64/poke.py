@@ -1,0 +1,63 @@
+"""Text poking on x86_64 through the temporary mm (arch/x86/kernel/alternative.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from execbench.kernel.smp import sync_core_each_cpu
+from execbench.sim.engine import Proc
+from execbench.sim.memory import PAGE
+
+if TYPE_CHECKING:
+    from execbench.kernel.facade import Kernel
+
+
+def chunks(va: int, size: int) -> Iterator[int]:
+    """Yield the sizes of the __text_poke() calls that write `size` bytes at `va`: each touches two pages at most."""
+    while size > 0:
+        n = min(2 * PAGE - va % PAGE, size)
+        yield n
+        va += n
+        size -= n
+
+
+def text_poke(k: Kernel, size: int, per_byte: str) -> None:
+    """Write `size` bytes through the alias in text_poke_mm, interrupts off, and flush it locally (__text_poke)."""
+    k.count("text_poke", size)
+    with k.irqs_off():
+        k.spend("text_poke")
+        k.spend(per_byte, size)
+
+
+def text_poke_copy(k: Kernel, va: int, size: int) -> Proc[None]:
+    """Copy `size` bytes to read-only text at `va`; no other CPU is told (text_poke_copy)."""
+    return _poke_all(k, va, size, "copy_byte")
+
+
+def text_poke_set(k: Kernel, va: int, size: int) -> Proc[None]:
+    """Fill `size` bytes of read-only text at `va` with int3; no other CPU is told (text_poke_set)."""
+    return _poke_all(k, va, size, "fill_byte")
+
+
+def _poke_all(k: Kernel, va: int, size: int, per_byte: str) -> Proc[None]:
+    with (yield from k.lock("text_mutex")):
+        for n in chunks(va, size):
+            text_poke(k, n, per_byte)
+
+
+def text_poke_batch(k: Kernel, sites: int, length: int = 5) -> Proc[None]:
+    """Patch `sites` live instructions of `length` bytes by the int3 protocol: three rounds per batch, whatever its size.
+
+    smp_text_poke_batch_add, _finish: int3 over every first byte, serialize everybody; the tails, serialize; the first
+    bytes, serialize. A full array forces an early finish.
+    """
+    with (yield from k.lock("text_mutex")):
+        while sites > 0:
+            batch = min(sites, k.release.poke_batch)
+            sites -= batch
+            k.spend("int3_queue", batch)
+            for size in (1, length - 1, 1):
+                for _ in range(batch):
+                    text_poke(k, size, "copy_byte")
+                yield from sync_core_each_cpu(k)

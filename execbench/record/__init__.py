@@ -1,0 +1,1 @@
+"""Recorders: what a replication leaves behind, as columns of integers."""

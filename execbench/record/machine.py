@@ -1,0 +1,106 @@
+"""What happened to the machine: interruptions, stolen time, memory, locks; sampled on a grid that changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from execbench.kernel.facade import Shared
+from execbench.sim.engine import Class, event_key
+
+BINS = 100
+"""Samples over the window of measurement."""
+_OBSERVER = event_key(Class.OBSERVER, 0)
+
+Columns = dict[str, list[Any]]
+
+
+class MachineRecorder:
+    """Reads cumulative counters at the ends of equal bins of [warmup, duration)."""
+
+    def __init__(self, shared: Shared, backend: Any, state: Any, warmup: int, duration: int) -> None:
+        """Schedules its own observer events: class OBSERVER comes after everything else of the same nanosecond."""
+        self.shared = shared
+        self._backend = backend
+        self._state = state
+        step = max((duration - warmup) // BINS, 1)
+        self._times = [warmup + step * i for i in range((duration - warmup) // step + 1)]
+        self.samples: list[tuple[int, list[tuple[int, int]], tuple[int, ...]]] = []
+        engine = shared.machine.engine
+        for at in self._times:
+            engine.call_at(at, _OBSERVER, self._sample)
+
+    def _sample(self) -> None:
+        machine = self.shared.machine
+        usage = self._backend.usage(self._state)
+        dm4k, dm2m, dm1g = self.shared.direct_map.leaves()
+        memory = (usage.asked, usage.reserved, usage.internal_waste, *usage.leaves, dm4k, dm2m, dm1g)
+        self.samples.append((machine.engine.now, [self._hosts(), self._others()], memory))
+
+    def _hosts(self) -> tuple[int, int]:
+        """Return interruptions and stolen ns of the CPUs that may host tasks."""
+        machine = self.shared.machine
+        interruptions = stolen = 0
+        for cpu in machine.active_cpus:
+            interruptions += cpu.interruptions + machine.background.interruptions(cpu.id)
+            stolen += cpu.stolen + machine.background.stolen_ns(cpu.id)
+        return interruptions, stolen
+
+    def _others(self) -> tuple[int, int]:
+        """Return the same for all CPUs that never host one."""
+        background, hosts = self.shared.machine.background, self.shared.machine.active_cpus
+        return (
+            background.interruptions(None) - sum(background.interruptions(cpu.id) for cpu in hosts),
+            background.stolen_ns(None) - sum(background.stolen_ns(cpu.id) for cpu in hosts),
+        )
+
+    def stolen(self) -> dict[str, tuple[int, int, int]]:
+        """Return per group its CPUs, and interruptions and stolen ns inside the window."""
+        machine = self.shared.machine
+        hosts = len(machine.active_cpus)
+        first, last = self.samples[0][1], self.samples[-1][1]
+        sizes = (hosts, machine.cpus - hosts)
+        return {
+            group: (n, after[0] - before[0], after[1] - before[1])
+            for group, n, before, after in zip(("loader", "passive"), sizes, first, last, strict=True)
+        }
+
+    def memory_mean(self, column: int) -> float:
+        """Return the time average of one figure over the samples."""
+        return sum(sample[2][column] for sample in self.samples) / len(self.samples)
+
+    def tables(self) -> dict[str, Columns]:
+        """Return cpus, disturbance, memory and locks."""
+        return {"cpus": self._cpus(), "disturbance": self._disturbance(), "memory": self._memory(), "locks": self._locks()}
+
+    def _cpus(self) -> Columns:
+        columns: Columns = {"group": [], "cpus": [], "interruptions": [], "stolen_ns": []}
+        for group, figures in self.stolen().items():
+            for column, value in zip(columns.values(), (group, *figures), strict=True):
+                column.append(value)
+        return columns
+
+    def _disturbance(self) -> Columns:
+        columns: Columns = {"t_ns": [], "group": [], "interruptions": [], "stolen_ns": []}
+        for (at, before, _), (_, after, _) in zip(self.samples, self.samples[1:], strict=False):
+            for group, old, new in zip(("loader", "passive"), before, after, strict=True):
+                for column, value in zip(columns.values(), (at, group, new[0] - old[0], new[1] - old[1]), strict=True):
+                    column.append(value)
+        return columns
+
+    def _memory(self) -> Columns:
+        names = ("asked", "reserved", "internal_waste", "text_4k", "text_2m", "leaves_4k", "leaves_2m", "leaves_1g")
+        columns: Columns = {"t_ns": [at for at, _, _ in self.samples]}
+        for i, name in enumerate(names):
+            columns[name] = [memory[i] for _, _, memory in self.samples]
+        return columns
+
+    def _locks(self) -> Columns:
+        names = ("lock", "acquisitions", "contended", "wait_ns", "wait_max_ns", "hold_ns", "holder")
+        columns: Columns = {name: [] for name in names}
+        for name, lock in sorted(self.shared.locks.items()):
+            lock.sync()
+            holder = max(sorted(lock.blame), key=lock.blame.__getitem__, default="")
+            row = (name, lock.acquisitions, lock.contended, lock.wait_ns, lock.wait_max_ns, lock.hold_ns, holder)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+        return columns

@@ -1,0 +1,182 @@
+"""Operations of a replication: histograms of their phases, counts of primitives, the share of the API, extremes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from heapq import heappush, heappushpop
+from typing import Any
+
+from execbench.kernel.operation import Operation
+from execbench.record.histogram import bucket_of
+
+_MASK = (1 << 64) - 1
+_EXTREMES = 8
+PEAK_BINS = 1024
+"""Bins of the window whose largest latency is kept: enough to count clusters of exceedances of any quantile."""
+
+Columns = dict[str, list[Any]]
+
+
+class _Class:
+    """Totals over the operations of one kind of one client."""
+
+    __slots__ = ("api_ns", "blamed_ns", "checksum", "completed", "counts", "cohort", "extremes", "histograms", "latency_ns", "mode", "peaks", "units")
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.cohort = self.completed = self.latency_ns = self.api_ns = self.blamed_ns = self.checksum = 0
+        self.counts: dict[str, int] = {}
+        self.units: dict[str, int] = {}
+        self.histograms: dict[str, dict[int, int]] = {}
+        self.extremes: list[tuple[int, int, int]] = []
+        self.peaks: dict[int, int] = {}
+
+
+class OperationRecorder:
+    """Aggregates finished operations whose due time lies in [warmup, duration); memory does not grow with the run."""
+
+    def __init__(self, warmup: int, duration: int, api_phases: Mapping[str, frozenset[str]], raw: bool) -> None:
+        """api_phases: per client, the phases spent inside the backend's verbs; raw keeps one row per operation."""
+        self.warmup = warmup
+        self.duration = duration
+        self._api = api_phases
+        self._bin = max((duration - warmup) // PEAK_BINS, 1)
+        self._classes: dict[tuple[str, str], _Class] = {}
+        self._live: dict[int, Operation] = {}
+        self.completed = 0
+        self._area = 0  # integral of the number in system over the window, from begins and ends one by one
+        self._overlap = 0  # the same from sojourns
+        self.raw: list[tuple[Any, ...]] | None = [] if raw else None
+
+    def begun(self, operation: Operation, at: int) -> None:
+        """An operation began at `at`."""
+        self._live[id(operation)] = operation
+        self._area += self.duration - self._clip(at)
+
+    def finished(self, operation: Operation) -> None:
+        """Every stamp of an operation is certain."""
+        del self._live[id(operation)]
+        self.completed += 1
+        begin, end = operation.times[0], operation.times[-1]
+        self._area -= self.duration - self._clip(end)
+        self._overlap += self._clip(end) - self._clip(begin)
+        due = operation.due
+        of = self._classes.get((operation.client, operation.kind))
+        if of is None:
+            of = self._classes[operation.client, operation.kind] = _Class(operation.mode)
+        if self.warmup <= end < self.duration:
+            of.completed += 1
+        if not self.warmup <= due < self.duration:
+            return
+        of.cohort += 1
+        latency = end - due
+        of.latency_ns += latency
+        api = self._phases(of, operation, begin - due, latency)
+        of.api_ns += api + operation.blamed_ns
+        for source, total in ((operation.counts, of.counts), (operation.units, of.units)):
+            for name, n in source.items():
+                total[name] = total.get(name, 0) + n
+        self._remember(of, operation, latency)
+        if self.raw is not None:
+            self.raw.append(
+                (operation.client, operation.kind, operation.number, due, begin, end, api + operation.blamed_ns)
+            )
+
+    def _phases(self, of: _Class, operation: Operation, queued: int, latency: int) -> int:
+        """Book every phase under its name and return the time inside the API's verbs."""
+        histograms, times = of.histograms, operation.times
+        api_phases = self._api.get(operation.client, frozenset())
+        api = 0
+        spent: dict[str, int] = {"total": latency, "queue": queued} if queued else {"total": latency}
+        for i, name in enumerate(operation.names):
+            ns = times[i + 1] - times[i]
+            spent[name] = spent.get(name, 0) + ns
+            if name in api_phases:
+                api += ns
+        for name, ns in spent.items():
+            histogram = histograms.get(name)
+            if histogram is None:
+                histogram = histograms[name] = {}
+            bucket = bucket_of(ns)
+            histogram[bucket] = histogram.get(bucket, 0) + 1
+        return api
+
+    def _remember(self, of: _Class, operation: Operation, latency: int) -> None:
+        """Keep the checksum of exact times, the worst operations, and the largest latency of each bin."""
+        mixed = operation.number
+        for at in operation.times:
+            mixed = (mixed * 0x9E3779B97F4A7C15 + at) & _MASK
+        of.checksum = (of.checksum + (mixed ^ mixed >> 29)) & _MASK
+        worst = (latency, operation.number, operation.due)
+        if len(of.extremes) < _EXTREMES:
+            heappush(of.extremes, worst)
+        elif worst > of.extremes[0]:
+            heappushpop(of.extremes, worst)
+        place = (operation.due - self.warmup) // self._bin
+        if latency > of.peaks.get(place, -1):
+            of.peaks[place] = latency
+
+    # --- Little -----------------------------------------------------------------------------------------------------
+
+    def _clip(self, at: int) -> int:
+        return min(max(at, self.warmup), self.duration)
+
+    def littles_residual(self) -> int:
+        """Return the integral of the number in system less the sum of sojourns inside the window: 0, as integers."""
+        open_ = sum(self.duration - self._clip(operation.begin) for operation in self._live.values())
+        return self._area - self._overlap - open_
+
+    @property
+    def live(self) -> list[Operation]:
+        """Operations that have not finished."""
+        return list(self._live.values())
+
+    # --- tables -----------------------------------------------------------------------------------------------------
+
+    def tables(self) -> dict[str, Columns]:
+        """Return histograms, counters, extremes, peaks and, if kept, operations."""
+        tables = {"histograms": self._histograms(), "counters": self._counters()}
+        tables["extremes"], tables["peaks"] = self._extremes(), self._peaks()
+        if self.raw is not None:
+            names = ("client", "kind", "op", "due", "begin", "end", "api_ns")
+            rows = sorted(self.raw)
+            tables["operations"] = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+        return tables
+
+    def classes(self) -> list[tuple[str, str, _Class]]:
+        """Return the classes of operations in a stable order."""
+        return [(client, kind, self._classes[client, kind]) for client, kind in sorted(self._classes)]
+
+    def _histograms(self) -> Columns:
+        columns: Columns = {"client": [], "kind": [], "phase": [], "bucket": [], "count": []}
+        for client, kind, of in self.classes():
+            for phase in sorted(of.histograms):
+                for bucket, count in sorted(of.histograms[phase].items()):
+                    _row(columns, client, kind, phase, bucket, count)
+        return columns
+
+    def _counters(self) -> Columns:
+        columns: Columns = {"client": [], "kind": [], "mode": [], "primitive": [], "count": [], "units": []}
+        for client, kind, of in self.classes():
+            for name, count in sorted(of.counts.items()):
+                _row(columns, client, kind, of.mode, name, count, count + of.units.get(name, 0))
+        return columns
+
+    def _extremes(self) -> Columns:
+        columns: Columns = {"client": [], "kind": [], "rank": [], "op": [], "t_ns": [], "latency_ns": []}
+        for client, kind, of in self.classes():
+            for rank, (latency, number, due) in enumerate(sorted(of.extremes, reverse=True), 1):
+                _row(columns, client, kind, rank, number, due, latency)
+        return columns
+
+    def _peaks(self) -> Columns:
+        columns: Columns = {"client": [], "kind": [], "bin": [], "latency_ns": []}
+        for client, kind, of in self.classes():
+            for place, latency in sorted(of.peaks.items()):
+                _row(columns, client, kind, place, latency)
+        return columns
+
+
+def _row(columns: Columns, *values: Any) -> None:
+    for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)

@@ -1,0 +1,130 @@
+"""Results -> one tidy frame: a row per arm, client and class of operation, each figure with its 95 % interval.
+
+Population of a quantile: the operations of one class of one client, pooled over replications. Per-operation figures
+are ratios of sums over replications; memory is the mean over replications of its time average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from execbench.report.arms import arms_of
+from execbench.report.measured import Measured
+from execbench.stats.estimate import Estimate, refused
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Frames(Protocol):
+    """What a report reads: the frames of one results directory (see the table schemas of the store)."""
+
+    @property
+    def study(self) -> Mapping[str, Any]:
+        """The manifest: the command, what the author expected."""
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row per cell: arm, status, spec."""
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One result table of all replications; KeyError if there is none of that name."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the comparison.
+
+    `scale` picks its units (time in ns, size in bytes, share, count, rate per second); `source` is a metric's name, a
+    quantile as "p50", or "largest"; `per` says how replications combine: "replication" (mean of one value each),
+    "operation" (ratio of sums weighted by operations) or "latency" (weighted by the sum of latencies).
+    """
+
+    name: str
+    title: str
+    scale: str
+    source: str
+    per: str = "operation"
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("throughput", "ops", "rate", "throughput", "replication"),
+    Column("p50", "p50", "time", "p50"),
+    Column("p90", "p90", "time", "p90"),
+    Column("p99", "p99", "time", "p99"),
+    Column("largest", "largest", "time", "largest"),
+    Column("api_share", "API share", "share", "api_share", "latency"),
+    Column("rounds", "rounds", "count", "rounds_per_op"),
+    Column("flushes", "flushes", "count", "flushes_per_op"),
+    Column("interruptions", "interrupts", "count", "interruptions_per_op"),
+    Column("stolen", "stolen", "time", "stolen_ns_per_op"),
+    Column("asked", "asked", "size", "asked_bytes", "replication"),
+    Column("reserved", "reserved", "size", "reserved_bytes", "replication"),
+    Column("waste", "wasted", "size", "waste_bytes", "replication"),
+    Column("leaves_4k", "4K leaves", "count", "text_leaves_4k", "replication"),
+    Column("leaves_2m", "2M leaves", "count", "text_leaves_2m", "replication"),
+)
+BY_NAME = {column.name: column for column in COLUMNS}
+
+
+def comparison(results: Frames) -> pd.DataFrame:
+    """Return the tidy frame: `cell, point, arm, client, kind, mode, loop, status, outcome, refused, replications,
+    operations` and, for each of COLUMNS, `NAME, NAME_low, NAME_high, NAME_status, NAME_note`.
+
+    Base units (ns, bytes, per second, shares of 1). Rows follow the points of a study, then client and class (what a
+    caller waits for before what is deferred), then the arms in the order they were given; a refused arm has its reason
+    in `refused` and no figures.
+    """
+    import pandas as pd
+
+    cells = arms_of(results)
+    classes = _classes(results) or [("", "", "sync")]
+    rows = []
+    for point in cells["point"].drop_duplicates():
+        here = cells[cells["point"] == point]
+        for client, kind, mode in classes:
+            rows += [_row(results, cell, client, kind) | {"mode": mode} for cell in records(here)]
+    return pd.DataFrame(rows)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a frame as dicts by column name."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def estimate_of(row: Mapping[str, Any], name: str) -> Estimate:
+    """Return the estimate that a row of the comparison holds under a column's name."""
+    value, low, high = (float(row[f"{name}{suffix}"]) for suffix in ("", "_low", "_high"))
+    return Estimate(value, low, high, int(row["operations"]), row[f"{name}_status"], row[f"{name}_note"])
+
+
+def _classes(results: Frames) -> list[tuple[str, str, str]]:
+    """Return client, class of operation and mode ("sync" or "deferred") of all that was measured, sync first."""
+    measured = results.table("histograms")[["client", "kind"]].drop_duplicates()
+    counted = results.table("counters").drop_duplicates(["client", "kind"])
+    modes = {(row["client"], row["kind"]): str(row["mode"]) for row in records(counted)}
+    found = [(row["client"], row["kind"], modes.get((row["client"], row["kind"]), "sync")) for row in records(measured)]
+    return sorted(found, key=lambda one: (one[0], one[2] != "sync"))
+
+
+def _row(results: Frames, cell: Mapping[str, Any], client: str, kind: str) -> dict[str, Any]:
+    replications = results.table("replications")
+    mine = replications[replications["cell"] == cell["cell"]]
+    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused", "loop")}
+    row |= {"client": client, "kind": kind, "replications": len(mine), "operations": 0, "outcome": _outcome(mine)}
+    measured = Measured(results, str(cell["cell"]), client, kind, int(cell["window_ns"]))
+    row["operations"] = measured.operations()
+    for column in COLUMNS:
+        estimate = refused(0, "refused") if row["refused"] else measured.estimate(column)
+        row |= {column.name: estimate.value, f"{column.name}_low": estimate.low, f"{column.name}_high": estimate.high,
+                f"{column.name}_status": estimate.status, f"{column.name}_note": estimate.note}  # fmt: skip
+    return row
+
+
+def _outcome(replications: pd.DataFrame) -> str:
+    """'' when every replication ended as it should, else what happened and how often."""
+    bad = replications[replications["outcome"] != "ok"]
+    return ", ".join(f"{outcome} in {n} of {len(replications)} replications"
+                     for outcome, n in bad["outcome"].value_counts().items())  # fmt: skip

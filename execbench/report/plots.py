@@ -1,0 +1,287 @@
+"""All seaborn and matplotlib calls: the plots of a report, as inline SVG with one fixed colour per arm.
+
+SVG holds no date and fixed identifiers, so equal data gives equal bytes under one version of matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from execbench.record.histogram import bounds, mids_of
+from execbench.report.measured import TOTAL
+from execbench.report.numbers import unit_for, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
+    from matplotlib.figure import Figure
+
+    from execbench.report.comparison import Frames
+
+PHASES = ("queue", "copy", "verify", "jit", "alloc", "write", "finalize", "seal", "publish")
+DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "execbench", "svg.fonttype": "none",  # text stays text: small, selectable
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "axes.spines.top": False, "axes.spines.right": False, "axes.labelsize": 9, "xtick.labelsize": 8,
+    "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "ytick.labelsize": 8,
+    "legend.fontsize": 8, "legend.frameon": False, "hatch.linewidth": 0.7,
+    "grid.color": "#e3e3e3", "grid.linewidth": 0.6,
+}  # fmt: skip
+WIDTH = 9.6
+
+
+def palette(arms: Sequence[str]) -> dict[str, Any]:
+    """Return a colour per arm, by its place in the order given; safe for the usual kinds of colour blindness."""
+    import seaborn as sns
+
+    colours = sns.color_palette("colorblind", 10)
+    return {arm: colours[number % len(colours)] for number, arm in enumerate(arms)}
+
+
+def dashes(arms: Sequence[str]) -> dict[str, Any]:
+    """Return a line style per arm, so that lines can be told apart without colour."""
+    return {arm: DASHES[number % len(DASHES)] for number, arm in enumerate(arms)}
+
+
+@contextmanager
+def drawing(rows: int, columns: int, height: float, **kwargs: Any) -> Iterator[tuple[Figure, Any]]:
+    """Make a figure in the style of the report; warnings of seaborn about its own use of libraries stay unseen."""
+    import matplotlib as mpl
+    import seaborn as sns
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with warnings.catch_warnings(), mpl.rc_context({**sns.axes_style("whitegrid"), **STYLE}):
+        warnings.simplefilter("ignore")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure, figure.subplots(rows, columns, **kwargs)
+
+
+def svg(figure: Figure) -> str:
+    """Return the figure as one <svg> element, without XML prologue and metadata."""
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def latency_plot(results: Frames, cells: pd.DataFrame, client: str, kind: str) -> str:
+    """Distribution of the latency per arm: the share done within x, and on the right the share still running (tail)."""
+    arms = _arms(cells)
+    colours, styles = palette(arms), dashes(arms)
+    data = _histograms(results, cells, client, kind, (TOTAL,))
+    ends_of_body: list[float] = []
+    with drawing(1, 2, 3.6) as (figure, (body, tail)):
+        for arm, rows in data.groupby("arm", sort=False):
+            counts = rows.groupby("bucket")["count"].sum().sort_index()
+            ends = np.array([bounds(int(b))[1] for b in counts.index], dtype=float)
+            done = counts.cumsum().to_numpy() / counts.sum()
+            line = {"color": colours[str(arm)], "linestyle": styles[str(arm)], "linewidth": 1.5, "label": str(arm)}
+            body.step(ends, done, where="post", **line)
+            ends_of_body += [float(ends[np.searchsorted(done, share)]) for share in (0.001, 0.99)]
+            # The tail begins at 1 and ends with the largest operation: 1/n, then nothing.
+            tail.step(ends, np.concatenate([[1.0], 1 - done[:-1]]), where="pre", **line)
+        body.set(xscale="log", ylim=(0, 1), xlim=(min(ends_of_body) / 1.2, max(ends_of_body) * 1.2))
+        tail.set(yscale="log", xscale="log")
+        body.set(xlabel=f"latency of a {kind} (log scale)", ylabel=f"share of {kind}s done [%]")
+        tail.set(xlabel=f"latency of a {kind} (log scale)", ylabel=f"share of {kind}s that take longer [%]")
+        body.set_title("Body: share done within")
+        tail.set_title("Tail: share that takes longer")
+        _log_ticks(body.xaxis, _time)
+        _log_ticks(tail.xaxis, _time)
+        _log_ticks(tail.yaxis, _percent)
+        body.yaxis.set_major_formatter(lambda share, _: f"{share * 100:g}")
+        _legend_below(figure, body)
+    return svg(figure)
+
+
+def phase_plot(results: Frames, cells: pd.DataFrame, client: str, kinds: Sequence[str]) -> str:
+    """Mean time of each phase per arm: the whole first class, and what passes inside the API in all the classes."""
+    inside = api_phases(client)
+    means = [_phase_means(results, cells, client, kind) for kind in kinds]
+    api = pd.concat([one[[phase for phase in one.columns if phase in inside]] for one in means], axis=1)
+    colours = _phase_colours([*means[0].columns, *api.columns], inside)
+    with drawing(1, 2, 1.4 + 0.36 * len(means[0]), sharey=True) as (figure, (whole, part)):
+        _bars(whole, means[0], colours, inside)
+        _bars(part, api, colours, inside)
+        whole.set_title(f"Mean {kinds[0]}, by phase")
+        part.set_title("Inside the API only: " + ", ".join(kinds))
+        handles = {label: handle for axes in (whole, part)
+                   for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8,
+                      title="hatched: inside the API", title_fontsize=8)  # fmt: skip
+    return svg(figure)
+
+
+def api_phases(client: str) -> frozenset[str]:
+    """Return the phases of a client's operations that pass inside the backend's verbs."""
+    from execbench.study.plugins import class_for
+
+    phases: frozenset[str] = class_for("clients", client, "report").api_phases  # type: ignore[attr-defined]
+    return phases
+
+
+def disturbance_plot(results: Frames, cells: pd.DataFrame) -> str:
+    """What the other CPUs see over time, per arm: interruptions per CPU and second, the share of time stolen."""
+    arms = _arms(cells)
+    colours, styles = palette(arms), dashes(arms)
+    data = _others(results, cells)
+    with drawing(1, 2, 3.3, sharex=True) as (figure, (hits, stolen)):
+        for arm, rows in data.groupby("arm", sort=False):
+            line = {"color": colours[str(arm)], "linestyle": styles[str(arm)], "linewidth": 1.3, "label": str(arm)}
+            hits.plot(rows["t_ns"] / 1e9, rows["interruptions_per_s"], **line)
+            stolen.plot(rows["t_ns"] / 1e9, rows["stolen_share"] * 100, **line)
+        hits.set(xlabel="simulated time [s]", ylabel="interruptions per CPU [1/s]", ylim=(0, None))
+        stolen.set(xlabel="simulated time [s]", ylabel="CPU time stolen [%]", ylim=(0, None))
+        hits.set_title("Interruptions of the other CPUs")
+        stolen.set_title("Share of their time")
+        _legend_below(figure, hits)
+    return svg(figure)
+
+
+def axis_plot(frame: pd.DataFrame, key: str) -> str:
+    """Figures of a sweep along one axis, per arm: median latency with its interval, rounds, interruptions.
+
+    `frame` is the comparison with a numeric column `axis` in place of the points; refused arms keep their colours.
+    """
+    arms = list(dict.fromkeys(frame["arm"]))
+    colours, styles = palette(arms), dashes(arms)
+    frame = frame[frame["refused"] == ""]
+    unit = unit_for(frame["p50"].to_numpy(), "time")
+    panels = (("p50", f"median latency [{unit.name}]", unit.factor), ("rounds", "rounds per operation", 1.0),
+              ("interruptions", "interruptions per operation", 1.0))  # fmt: skip
+    with drawing(1, 3, 3.5) as (figure, axes):
+        for (name, title, factor), panel in zip(panels, axes, strict=True):
+            for arm, rows in frame.groupby("arm", sort=False):
+                here = rows.sort_values("axis")
+                style = {"color": colours[str(arm)], "linestyle": styles[str(arm)], "linewidth": 1.5}
+                panel.plot(here["axis"], here[name] / factor, marker="o", markersize=3.5, label=str(arm), **style)
+                panel.fill_between(here["axis"], here[f"{name}_low"] / factor, here[f"{name}_high"] / factor,
+                                   color=colours[str(arm)], alpha=0.15, linewidth=0)  # fmt: skip
+            panel.set(xlabel=key, ylabel=title)
+            _axis_scale(panel, frame["axis"].to_numpy(float), frame[name].to_numpy(float))
+        _legend_below(figure, axes[0])
+    return svg(figure)
+
+
+def _arms(cells: pd.DataFrame) -> list[str]:
+    """Return all arms in the order given, refused ones too, so that colours do not depend on what was refused."""
+    return list(dict.fromkeys(cells["arm"]))
+
+
+def _histograms(
+    results: Frames, cells: pd.DataFrame, client: str, kind: str, phases: Iterable[str] = ()
+) -> pd.DataFrame:
+    """Return the histograms of these cells with their arm, in the order of the cells."""
+    data = results.table("histograms")
+    data = data[(data["client"] == client) & (data["kind"] == kind) & data["cell"].isin(cells["cell"])]
+    if phases := list(phases):
+        data = data[data["phase"].isin(phases)]
+    arm_of: Mapping[Any, Any] = dict(zip(cells["cell"], cells["arm"], strict=True))
+    order = {arm: number for number, arm in enumerate(_arms(cells))}
+    data = data.assign(arm=data["cell"].map(arm_of))
+    return data.sort_values("arm", key=lambda arm: arm.map(order), kind="stable")
+
+
+def _phase_means(results: Frames, cells: pd.DataFrame, client: str, kind: str) -> pd.DataFrame:
+    """Return the mean ns per operation of each phase (columns, in order) and arm (rows), within the buckets' error."""
+    data = _histograms(results, cells, client, kind)
+    ns = pd.Series(mids_of(data["bucket"].to_numpy()), index=data.index) * data["count"]
+    sums = ns.groupby([data["arm"], data["phase"]], sort=False).sum().unstack("phase", fill_value=0)
+    operations = data[data["phase"] == TOTAL].groupby("arm", sort=False)["count"].sum()
+    means = sums.drop(columns=TOTAL).div(operations, axis=0).reindex(operations.index)
+    rank = {phase: number for number, phase in enumerate(PHASES)}
+    return means[sorted(means.columns, key=lambda phase: rank.get(phase, len(rank)))]
+
+
+def _bars(axes: Axes, means: pd.DataFrame, colours: Mapping[str, Any], inside: frozenset[str]) -> None:
+    """Draw stacked horizontal bars, first arm on top; phases inside the API are hatched."""
+    unit = unit_for([float(means.sum(axis=1).max())], "time")
+    left = np.zeros(len(means))
+    places = np.arange(len(means))
+    for phase in means.columns:
+        width = means[phase].to_numpy() / unit.factor
+        axes.barh(places, width, left=left, height=0.7, color=colours[phase], edgecolor="white", linewidth=0.4,
+                  hatch="////" if phase in inside else None, label=phase)  # fmt: skip
+        left += width
+    axes.set_yticks(places, [arm.replace("[", "\n[", 1) for arm in map(str, means.index)])
+    axes.set_ylim(len(means) - 0.5, -0.5)
+    axes.set_xlabel(f"mean time per operation [{unit.name}]")
+    axes.grid(visible=False, axis="y")
+
+
+def _phase_colours(phases: Iterable[str], inside: frozenset[str]) -> dict[str, Any]:
+    """Return greys for what the client does itself and, unlike the colours of the arms, warm ones inside the API."""
+    import seaborn as sns
+
+    unique = list(dict.fromkeys(phases))
+    api, own = [p for p in unique if p in inside], [p for p in unique if p not in inside]
+    greys = sns.color_palette("light:#6b7280", len(own) + 1)[1:]
+    return dict(zip([*api, *own], [*sns.color_palette("flare", len(api)), *greys], strict=True))
+
+
+def _others(results: Frames, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return, per arm and time bin, interruptions per CPU and second and stolen share of the CPUs without a loader."""
+    keys = ["cell", "replication", "group"]
+    data = results.table("disturbance").merge(results.table("cpus")[[*keys, "cpus"]], on=keys)
+    data = data[data["cell"].isin(cells["cell"]) & (data["group"] != "loader")]
+    sums = data.groupby(["cell", "t_ns"], sort=False)[["interruptions", "stolen_ns", "cpus"]].sum().reset_index()
+    arm_of: Mapping[Any, Any] = dict(zip(cells["cell"], cells["arm"], strict=True))
+    sums = sums.assign(arm=sums["cell"].map(arm_of))
+    starts = np.unique(sums["t_ns"].to_numpy())
+    bin_ns = float(np.min(np.diff(starts))) if starts.size > 1 else 1e9
+    sums["interruptions_per_s"] = sums["interruptions"] / sums["cpus"] / (bin_ns / 1e9)
+    sums["stolen_share"] = sums["stolen_ns"] / sums["cpus"] / bin_ns
+    order = {arm: number for number, arm in enumerate(_arms(cells))}
+    return sums.sort_values(["arm", "t_ns"], key=lambda c: c.map(order) if c.name == "arm" else c, kind="stable")
+
+
+def _axis_scale(panel: Axes, places: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> None:
+    """Use a logarithmic axis where the places span more than a decade, and for values that do and are never 0."""
+    if places.min() > 0 and places.max() / places.min() > 10:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(np.unique(places), [f"{place:g}" for place in np.unique(places)])
+        panel.minorticks_off()
+    known = values[np.isfinite(values)]
+    if known.size and known.min() > 0 and known.max() / known.min() > 10:
+        panel.set_yscale("log")
+        _log_ticks(panel.yaxis, lambda value: f"{value:g}")
+    else:
+        panel.set_ylim(0, None)
+
+
+def _log_ticks(axis: XAxis | YAxis, words: Callable[[float], str]) -> None:
+    """Label a logarithmic axis in words at its decades, and at two steps between them where it spans few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    few = low > 0 and high / low < 300
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _time(ns: float) -> str:
+    return with_unit(ns, "time")
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.4g}"
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    widest = max(map(len, labels), default=1)
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(len(labels), 110 // (widest + 6))))

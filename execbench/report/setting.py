@@ -1,0 +1,157 @@
+"""How a study was run, in words: machine, release, loop, replications, and the evidence of the costs behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from execbench.costs import CATALOGUE, Evidence
+from execbench.units import show_time
+
+if TYPE_CHECKING:
+    from execbench.report.comparison import Frames
+
+SAMPLING_ONLY = "Intervals: 95 % over replications, sampling only: cost uncertainty not explored."
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """One cost that entered a study, as a reader has to see it: value, range, unit, evidence, source."""
+
+    name: str
+    value: str
+    low: str
+    high: str
+    per: str
+    evidence: Evidence
+    source: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The frame of a study: what all its cells share, and the lists of what they do not share."""
+
+    workload: str
+    question: str
+    horizon: str
+    machines: tuple[str, ...]
+    architectures: tuple[str, ...]
+    cpus: tuple[int, ...]
+    releases: tuple[str, ...]
+    duration_ns: int
+    warmup_ns: int
+    seed: int
+    replications: int
+    loops: tuple[str, ...]
+    data: tuple[str, ...]
+    costs: tuple[CostLine, ...]
+    command: str
+    expected: str
+
+    @property
+    def weakest(self) -> Evidence:
+        """The weakest evidence among the costs that were used."""
+        return max((cost.evidence for cost in self.costs), key=lambda evidence: evidence.rank)
+
+    def machine_words(self) -> str:
+        """`server-64 (x86_64, 64 CPUs), kernel 6.18`."""
+        return (f"{_listed(self.machines)} ({_listed(self.architectures)}, {_listed(self.cpus)} CPUs), "
+                f"kernel {_listed(self.releases)}")  # fmt: skip
+
+    def footer(self) -> list[str]:
+        """What stands under every table: what was simulated, how often, on what evidence, and what is not known."""
+        measured = show_time(self.duration_ns - self.warmup_ns)
+        weak = [cost.name for cost in self.costs if cost.evidence is self.weakest]
+        return [
+            f"Simulated: {self.machine_words()}; {self.workload} for {measured} after {show_time(self.warmup_ns)} of "
+            f"warm-up, {self.replications} replications, seed {self.seed}.",
+            *(f"{loop}." for loop in self.loops),
+            f"Weakest evidence among the costs used: {self.weakest} ({len(weak)} of {len(self.costs)}: {_few(weak)}).",
+            SAMPLING_ONLY,
+        ]
+
+
+def setting_of(results: Frames) -> Setting:
+    """Return the setting of the study behind `results`."""
+    specs = [json.loads(text) for text in results.cells["spec"].dropna().unique()]
+    run = [spec["run"] for spec in specs]
+    clients = {name: client for spec in specs for name, client in spec["workload"]["clients"].items()}
+    study, replications = results.study, results.table("replications")
+    return Setting(
+        workload=specs[0]["workload"]["name"],
+        question=specs[0]["workload"]["question"],
+        horizon=specs[0]["workload"]["horizon"],
+        machines=_unique(spec["machine"]["name"] for spec in specs),
+        architectures=_unique(spec["machine"]["arch"] for spec in specs),
+        cpus=_unique(spec["machine"]["topology"]["cpus"] for spec in specs),
+        releases=_unique(spec["kernel"]["release"] for spec in specs),
+        duration_ns=max(int(r["duration"]) for r in run),
+        warmup_ns=max(int(r["warmup"]) for r in run),
+        seed=int(run[0]["seed"]),
+        replications=int(replications.groupby("cell").size().max() if len(replications) else 0),
+        loops=tuple(loop_words(name, client) for name, client in clients.items()),
+        data=_unique(_data_words(key, entry) for spec in specs for key, entry in spec["workload"]["data"].items()),
+        costs=_costs(specs, set(clients)),
+        command=str(study.get("command", "")),
+        expected=str(study.get("expect", {}).get("reading", "") if isinstance(study.get("expect"), Mapping) else ""),
+    )
+
+
+def is_open(client: Mapping[str, Any]) -> bool:
+    """Whether arrivals do not wait for completions."""
+    return client.get("rate") not in (None, 0)
+
+
+def loop_words(name: str, client: Mapping[str, Any]) -> str:
+    """`Closed loop: 2 bpf threads, think time 1 ms`: how operations arrive, and from when their latency counts."""
+    threads = client.get("threads")
+    if is_open(client):
+        return (f"Open loop: {name} at {client['rate']:g}/s on {threads} threads; latency counts from the intended "
+                "arrival")  # fmt: skip
+    think = f", think time {dist_words(client['think'])}" if "think" in client else ""
+    return f"Closed loop: {threads} {name} threads{think}; latency counts from the begin of an operation"
+
+
+def dist_words(value: Any) -> str:
+    """A distribution of times as it stands in a spec: `1 ms`, or `exponential, mean 3 ms`."""
+    if isinstance(value, int):
+        return show_time(value)
+    if isinstance(value, Mapping):
+        parts = [f"{key} {show_time(item) if type(item) is int and key != 'k' else item}"
+                 for key, item in sorted(value.items()) if key != "dist"]  # fmt: skip
+        return ", ".join([str(value.get("dist", "")), *parts])
+    return str(value)
+
+
+def _costs(specs: Sequence[Mapping[str, Any]], clients: set[str]) -> tuple[CostLine, ...]:
+    """The input costs of all specs; a client's costs only when the client took part. Machines may differ in value."""
+    lines: dict[tuple[str, int], CostLine] = {}
+    for spec in specs:
+        for name, cost in spec["machine"]["costs"].items():
+            other_client = name.startswith("client.") and name.split(".")[1] not in clients
+            if cost["use"] != "input" or other_client:
+                continue
+            meaning = CATALOGUE[name].meaning if name in CATALOGUE else ""
+            low, value, high = (show_time(cost[key] / 1000) for key in ("low_ps", "ps", "high_ps"))
+            lines[name, cost["ps"]] = CostLine(name, value, low, high, cost["per"], Evidence(cost["evidence"]),
+                                               cost["source"], meaning)  # fmt: skip
+    return tuple(lines[key] for key in sorted(lines))
+
+
+def _data_words(key: str, entry: Mapping[str, Any]) -> str:
+    return f"{key}: {entry['rows']} rows of {entry['name']} (SHA-256 {entry['sha256'][:12]})"
+
+
+def _unique(values: Any) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _few(names: Sequence[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

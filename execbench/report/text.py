@@ -1,0 +1,197 @@
+"""The comparison as text: one table on a wide terminal, stacked 78-column tables for narrow ones, mail and pipes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from execbench.report.comparison import BY_NAME, estimate_of, records
+from execbench.report.numbers import Unit, bounds, number, unit_for
+from execbench.stats.estimate import APPROXIMATE, AT_LEAST, Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from execbench.report.setting import Setting
+
+PLAIN_WIDTH = 78
+ASCII_RULE = "    \n    \n -- \n    \n    \n    \n    \n    \n"  # rich draws the third line below the heads
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a table: figures above each other; the interval of a single figure goes below it."""
+
+    names: tuple[str, ...]
+    with_interval: bool = False
+
+
+SPEED = (
+    Field(("throughput",), with_interval=True),
+    Field(("p50",), with_interval=True),
+    Field(("p90",), with_interval=True),
+    Field(("p99",), with_interval=True),
+    Field(("largest",)),
+    Field(("api_share",), with_interval=True),
+)
+EFFECTS = (
+    Field(("rounds", "flushes")),
+    Field(("interruptions", "stolen")),
+    Field(("asked", "reserved", "waste")),
+    Field(("leaves_4k", "leaves_2m")),
+)
+DEFERRED = (
+    *(field for field in SPEED if field.names != ("throughput",)),
+    Field(("rounds", "flushes")),
+    Field(("interruptions", "stolen")),
+)
+FAMILIES = (("p50", "p90", "p99", "largest"), ("asked", "reserved", "waste"))
+
+
+def render(frame: pd.DataFrame, setting: Setting, width: int | None = None) -> str:
+    """Return the comparison as plain text without colour, at most `width` columns wide (78 unless told)."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width or PLAIN_WIDTH, color_system=None, force_terminal=False,
+                      legacy_windows=False, emoji=False, highlight=False)  # fmt: skip
+    show(frame, setting, console)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
+
+
+def show(frame: pd.DataFrame, setting: Setting, console: Console) -> None:
+    """Print the comparison on a rich console: per point, client and class the table, its notes; then the footer."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for (point, client, kind), rows in frame.groupby(["point", "client", "kind"], sort=False):
+        if not inside_api(rows):
+            continue
+        console.print(Text(heading(str(point), str(client), str(kind), rows)), style="bold")
+        deferred = rows["mode"].iloc[0] == "deferred"
+        for table in _tables(rows, (DEFERRED,) if deferred else (SPEED, EFFECTS), console):
+            console.print(table)
+            console.print()
+        for note in notes(rows):
+            console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim")
+        console.print()
+    for line in setting.footer():
+        console.print(Text(line), style="dim")
+
+
+def inside_api(rows: pd.DataFrame) -> bool:
+    """Whether operations of this class ever enter the API; the others are only in the HTML report."""
+    return bool((rows["api_share"] > 0).any() or rows["api_share"].isna().all())
+
+
+def heading(point: str, client: str, kind: str, rows: pd.DataFrame) -> str:
+    """`bpf load, cpus = 64 (closed loop, at least 12,345 operations per arm)`."""
+    measured = rows[rows["refused"] == ""]["operations"]
+    least = f", at least {measured.min():,} operations per arm" if len(measured) else ""
+    at = f", {point}" if point else ""
+    how = "deferred: nobody waits" if rows["mode"].iloc[0] == "deferred" else f"{rows['loop'].iloc[0]} loop"
+    return f"{client} {kind}{at} ({how}{least})".strip()
+
+
+def notes(rows: pd.DataFrame) -> Iterator[str]:
+    """Everything a figure in `rows` needs said beside it: why it is missing, marked, or what went wrong."""
+    for row in records(rows[rows["refused"] != ""]):
+        yield f"n/a {row['arm']}: {row['refused']}"
+    said: dict[tuple[str, str], list[str]] = {}
+    for row in records(rows[rows["refused"] == ""]):
+        if row["outcome"]:
+            yield f"{row['arm']}: {row['outcome']}"
+        for name, column in BY_NAME.items():
+            estimate = estimate_of(row, name)
+            if estimate.status == "ok" or estimate.status == "n/a (not recorded)":
+                continue
+            mark = {APPROXIMATE: "~", AT_LEAST: ">="}.get(estimate.status, estimate.status)
+            for note in estimate.note.split("; "):
+                said.setdefault((mark, note), []).append(f"{column.title} of {row['arm']}")
+    for (mark, note), figures in said.items():
+        yield f"{mark} {note}".strip() + f": {_some(figures)}"
+
+
+def _tables(rows: pd.DataFrame, blocks: Sequence[Sequence[Field]], console: Console) -> Iterator[RenderableType]:
+    """One table if the console is wide enough, else one per block, else as many columns as fit in each."""
+    together = [field for block in blocks for field in block]
+    for choice in ([together], blocks):
+        if all(_width(rows, block, console) <= console.width for block in choice):
+            yield from (_table(rows, block, console) for block in choice)
+            return
+    while together:
+        fitting = 1
+        while fitting < len(together) and _width(rows, together[: fitting + 1], console) <= console.width:
+            fitting += 1
+        yield _table(rows, together[:fitting], console)
+        together = together[fitting:]
+
+
+def _width(rows: pd.DataFrame, fields: Sequence[Field], console: Console) -> int:
+    options = console.options.update(max_width=10_000)
+    return console.measure(_table(rows, fields, console), options=options).maximum
+
+
+def _table(rows: pd.DataFrame, fields: Sequence[Field], console: Console) -> Table:
+    """One table: a row per arm, its name above its status, each figure above its interval or its companion."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    rule = box.SIMPLE_HEAD if console.is_terminal else box.Box(ASCII_RULE, ascii=True)
+    table = Table(box=rule, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("arm\n(status)", overflow="fold")
+    units = units_of(rows)
+    for field in fields:
+        table.add_column(_title(field, units), justify="right", no_wrap=True)
+    for row in records(rows):
+        arm = Text(str(row["arm"]).replace("[", "\n[", 1))
+        arm.append(f"\n({row['status']})", style="dim")
+        table.add_row(arm, *(_cell(row, field, units) for field in fields))
+    return table
+
+
+def units_of(rows: pd.DataFrame) -> dict[str, Unit]:
+    """The unit of each column; columns that are read against each other share one."""
+    alone = [(name,) for name in BY_NAME if not any(name in family for family in FAMILIES)]
+    return {name: unit_for(rows[list(family)].to_numpy().ravel(), BY_NAME[family[0]].scale)
+            for family in (*FAMILIES, *alone) for name in family}  # fmt: skip
+
+
+def _title(field: Field, units: Mapping[str, Unit]) -> str:
+    """A figure above its unit, or several figures with their units (said once where they share it)."""
+    words = [(BY_NAME[name].title, "/s" if BY_NAME[name].scale == "rate" else units[name].name) for name in field.names]
+    if len(words) == 1:
+        return "\n".join(words[0])
+    shared = len({unit for _, unit in words}) == 1
+    return "\n".join(title if shared and n else f"{unit} {title}".strip() for n, (title, unit) in enumerate(words))
+
+
+def _cell(row: Mapping[str, Any], field: Field, units: Mapping[str, Unit]) -> str:
+    estimates = [estimate_of(row, name) for name in field.names]
+    lines = [figure(estimate, units[name], field.with_interval)
+             for estimate, name in zip(estimates, field.names, strict=True)]  # fmt: skip
+    if field.with_interval and estimates[0].available:
+        factor = units[field.names[0]].factor
+        lines.append(bounds(*(value / factor for value in (estimates[0].value, estimates[0].low, estimates[0].high))))
+    return "\n".join(lines)
+
+
+def figure(estimate: Estimate, unit: Unit, with_interval: bool = True) -> str:
+    """The value in a column's unit with the mark of its status: `~` approximate, `>=` unfinished, `n/a` refused.
+
+    An interval printed beside it may earn it a fourth digit.
+    """
+    if not estimate.available:
+        return "n/a"
+    half = (estimate.high - estimate.low) / 2 / unit.factor if with_interval and estimate.has_interval else 0.0
+    mark = {APPROXIMATE: "~", AT_LEAST: ">= "}.get(estimate.status, "")
+    return mark + number(estimate.value / unit.factor, half)
+
+
+def _some(figures: Sequence[str], limit: int = 3) -> str:
+    rest = len(figures) - limit
+    return ", ".join(figures[:limit]) + (f" and {rest} more" if rest > 0 else "")

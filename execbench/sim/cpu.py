@@ -1,0 +1,205 @@
+"""An active CPU: its plan of work, the spans with interrupts off in it, and the interrupts that arrive meanwhile.
+
+A plan is what the current task does from `t0` on without needing anybody else: so many ns of work, of which some
+stretches run with interrupts off. Handlers preempt it and move what follows: the end of `w` ns of work is the least T
+with T = t0 + w + handler time taken in [t0, T]. Whoever wants to know when something in the plan happens leaves a mark
+at its offset; the mark is told its time when the plan is settled, and may be asked before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from execbench.sim.engine import Class, Engine, event_key
+
+if TYPE_CHECKING:
+    from execbench.sim.ipi import Round
+    from execbench.sim.task import Task
+
+_SINCE_EARLIER = -1
+"""Start of a span with interrupts off that began in a plan which is settled by now."""
+
+
+class Background(Protocol):
+    """What a CPU needs from the model of passive CPUs (execbench.sim.passive)."""
+
+    def activate(self, t: int, cpu: int) -> int: ...
+    def deactivate(self, t: int, cpu: int, busy_until: int) -> None: ...
+    def send(self, t: int, handler_ns: int, flight_ns: int, round: Round, only: int | None = None) -> None: ...
+
+
+class Cpu:
+    """A CPU that can run tasks; with no task it is passive and lives in the background model."""
+
+    __slots__ = (
+        "id", "key", "engine", "background", "task", "ready", "t0", "owed", "log", "spans", "marks", "cuts",
+        "hs", "he", "masked_from", "masked_depth", "pending", "interruptions", "stolen",
+    )  # fmt: skip
+
+    def __init__(self, number: int, engine: Engine, background: Background) -> None:
+        """Start passive."""
+        self.id = number
+        self.key = event_key(Class.THREAD, number)
+        self.engine = engine
+        self.background = background
+        self.task: Task | None = None
+        self.ready: deque[Task] = deque()
+        self.t0 = 0
+        self.owed = 0
+        self.log: list[tuple[int, int]] = []
+        self.spans: list[tuple[int, int]] = []
+        self.marks: list[tuple[int, int | None, Callable[[int], None]]] = []
+        self.cuts: list[int] = []
+        self.hs = self.he = -1
+        self.masked_from: int | None = None
+        self.masked_depth = 0
+        self.pending: list[tuple[int, Round]] = []
+        self.interruptions = 0
+        self.stolen = 0
+
+    # --- the plan ---------------------------------------------------------------------------------------------------
+
+    def start_plan(self) -> None:
+        """Begin an empty plan now, behind a handler that is still running."""
+        now = self.engine.now
+        self.t0 = now
+        self.log = [(now, self.he - now)] if self.he > now else []
+
+    def spend(self, ns: int) -> None:
+        """Add work to the plan; no time passes yet."""
+        self.owed += ns
+        if not self.engine.merge and ns:
+            self.cuts.append(self.owed)
+
+    def time_of(self, work: int) -> int:
+        """Return when `work` ns of the plan are done, as far as is known now; a handler goes first at a tie."""
+        at = self.t0 + work
+        for taken, ns in self.log:
+            if taken > at:
+                break
+            at += ns
+        return at
+
+    def moment(self, work: int, base: int | None) -> int:
+        """Return when the mark at `work` happens; base = where the span with interrupts off around it starts."""
+        if base is None:
+            return self.time_of(work)
+        if base == _SINCE_EARLIER:
+            return self.t0 + work
+        return self.time_of(base) + work - base
+
+    def mark(self, tell: Callable[[int], None]) -> None:
+        """Call `tell(t)` with the time of this point of the plan as soon as it is certain."""
+        if self.owed == 0 and not self.log:
+            tell(self.t0)
+        else:
+            self.marks.append((self.owed, self.masked_from, tell))
+
+    def next_stop(self) -> int:
+        """Return the time up to which the plan can be settled in one go (every cost by itself when unmerged)."""
+        if self.cuts:
+            base = self.masked_from
+            cut = self.cuts[0]
+            return self.moment(cut, base if base is not None and base <= cut else self._span_around(cut))
+        return self.moment(self.owed, self.masked_from)
+
+    def _span_around(self, work: int) -> int | None:
+        return next((w0 for w0, w1 in self.spans if w0 < work < w1), None)
+
+    def close_plan(self) -> None:
+        """Tell every mark its time: the plan is done now."""
+        for work, base, tell in self.marks:
+            tell(self.moment(work, base))
+        self.marks.clear()
+        self.spans.clear()
+        self.cuts.clear()
+        self.log.clear()
+        self.owed = 0
+        self.t0 = self.engine.now
+        if self.masked_from is not None:
+            self.masked_from = _SINCE_EARLIER
+
+    # --- interrupts -------------------------------------------------------------------------------------------------
+
+    def mask(self) -> None:
+        """Turn interrupts off from this point of the plan (local_irq_save)."""
+        self.masked_depth += 1
+        if self.masked_depth == 1:
+            self.masked_from = self.owed
+
+    def unmask(self) -> None:
+        """Turn interrupts on again; what waited is taken at this point of the plan."""
+        self.masked_depth -= 1
+        if self.masked_depth:
+            return
+        start, self.masked_from = self.masked_from, None
+        assert start is not None
+        if start == self.owed:
+            return
+        self.spans.append((start, self.owed))
+        if self.pending:
+            waiting, self.pending = self.pending, []
+            at = self.t0 + self.owed
+            self.interruptions += 1
+            self.hs = at
+            for ns, round_ in waiting:
+                self._take(at, ns, round_)
+
+    def deliver(self, ns: int, round_: Round) -> None:
+        """An interrupt with `ns` of handler work arrives now: preempt the plan, or wait until interrupts are on."""
+        now = self.engine.now
+        if self.task is None:
+            round_.waiting -= 1
+            self.background.send(now, ns, 0, round_, self.id)
+            return
+        at = now
+        for w0, w1 in self.spans:
+            start = now - 1 if w0 == _SINCE_EARLIER else self.time_of(w0)
+            if now <= start:
+                break
+            end = self.t0 + w1 if w0 == _SINCE_EARLIER else start + w1 - w0
+            if now <= end:
+                at = end
+                break
+        else:
+            base = self.masked_from
+            if base is not None and (base == _SINCE_EARLIER or now > self.time_of(base)):
+                self.pending.append((ns, round_))
+                return
+        if now >= self.hs:
+            self.interruptions += 1
+            self.hs = max(at, self.he)
+        self._take(at, ns, round_)
+
+    def _take(self, at: int, ns: int, round_: Round) -> None:
+        begin = max(at, self.he)
+        self.he = begin + ns
+        self.stolen += ns
+        self.log.append((begin, ns))
+        round_.acked(self.he)
+
+    # --- who runs ---------------------------------------------------------------------------------------------------
+
+    def occupy(self, task: Task) -> bool:
+        """Give the CPU to `task` if it is free: it first lives through what was drawn for it."""
+        if self.task is not None:
+            self.ready.append(task)
+            return False
+        now = self.engine.now
+        self.task = task
+        self.hs = now
+        self.he = self.background.activate(now, self.id)
+        self.start_plan()
+        return True
+
+    def leave(self) -> None:
+        """Take the current task off the CPU; the next ready one gets it, or the CPU turns passive."""
+        now = self.engine.now
+        if self.ready:
+            self.task = self.ready.popleft()
+            self.engine.schedule(self.task.turn, now, self.key)
+        else:
+            self.task = None
+            self.background.deactivate(now, self.id, self.he)

@@ -1,0 +1,311 @@
+"""Passive CPUs that cost no events and are exact in law.
+
+What lies behind is skipped by the transition matrix, what lies ahead and matters is drawn jump by jump and kept: the
+next draw begins where the known path ends, never at the last look. CPUs of which the same is known form one group, so
+that a round costs the same for 60 CPUs as for 4000, but for the few that must be followed one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from execbench.errors import InputError
+from execbench.sim.sampling import Draws
+
+if TYPE_CHECKING:
+    from execbench.sim.chain import Chain
+    from execbench.sim.engine import Engine
+    from execbench.sim.passive import Acks
+    from execbench.sim.rng import Stream
+
+__all__ = ["LazyCpus", "Source"]
+
+_ANY = -1  # number of the CPUs that have none
+
+_Moves = tuple[tuple[float, bool], ...]
+_Group = tuple[int, int, int, bool, bool, _Moves, int]
+"""(he, x, hs, seen, qs, moves, n): of `n` CPUs, the path is known up to `he`, where the background goes on in state `x`.
+
+hs and he: start and end of the last booked handlers. seen: a quiescent state was passed since the grace period began,
+or none is looked for. qs: the present state is quiescent, until the first of `moves` (time, quiescent from then on) or
+until `hs`; between hs and he no state is.
+"""
+
+
+class Source(Protocol):
+    """Where the background comes from. `cpu` is the number of a named CPU (then n = 1) or -1; times are ns."""
+
+    def initial(self, cpu: int, n: int) -> list[int]:
+        """Return how many of `n` CPUs are in each state at time 0."""
+
+    def enter(self, cpu: int, x: int) -> None:
+        """Begin a new visit to `x`, at the time at which the CPU is next asked about."""
+
+    def split(self, cpu: int, x: int, n: int, t0: int, t1: int, d: int, watch: bool, tally: list[int]) -> None:
+        """Count the states at t1 of `n` CPUs whose background goes on in `x` at t0.
+
+        Adds to `tally`, of four times as many cells as states: seen and no jump in (t1, d], unseen and no jump, seen
+        and a jump, unseen and a jump. Unseen occurs if `watch`: no quiescent state in [t0, t1] (x is none).
+        """
+
+    def first_jump(self, cpu: int, x: int, t1: int, d: int) -> tuple[float, int]:
+        """Return time and target of the first jump of a CPU that was counted as jumping in (t1, d]."""
+
+    def jump(self, cpu: int, x: int, at: float, until: float) -> tuple[float, int] | None:
+        """Return time and target of the next jump of a CPU in `x` at `at`; None if there is none up to `until`."""
+
+
+class LazyCpus:
+    """Passive CPUs by their law (contract: execbench.sim.passive.PassiveCpus)."""
+
+    def __init__(
+        self, engine: Engine, chain: Chain, cpus: int, named: Sequence[int], restart: int, stream: Stream,
+        source: Source | None = None,
+    ) -> None:  # fmt: skip
+        """`cpus` CPUs, all passive, in states drawn from pi; those in `named` keep their identity.
+
+        A CPU that its last task leaves begins in state `restart`. Draws come from `stream`, or all from `source`.
+        """
+        if any(state.sigma for state in chain.states):
+            raise InputError(
+                "run.cpu_model", "lazy", "exponential, Erlang or mixture visits",
+                "fit a mixture of exponentials, or cpu_model = explicit",
+            )  # fmt: skip
+        draws = Draws(chain, stream) if source is None else source
+        self._draws = draws
+        self._restart = restart
+        self._pools = {cpu: _Pool(chain, draws, cpu, 1) for cpu in named}
+        self._crowd = _Pool(chain, draws, _ANY, cpus - len(self._pools))
+        self._passive = {_ANY: self._crowd, **self._pools} if self._crowd.n else dict(self._pools)
+        self._targets = cpus
+
+    def send(self, t: int, handler_ns: int, flight_ns: int, round: Acks, only: int | None = None) -> None:
+        """Enqueue a call on every passive CPU, or on the named passive CPU `only`; acknowledged at once."""
+        pools = self._passive.values() if only is None else (self._passive[only],)
+        targets = self._targets if only is None else 1
+        round.expect(targets)
+        if targets:
+            last = 0
+            for pool in pools:
+                done = pool.send(t, handler_ns, t + flight_ns)
+                if done > last:
+                    last = done
+            round.acked(last, targets)
+
+    def activate(self, t: int, cpu: int) -> int:
+        """Make a named CPU active; return the first time at which a task can run there."""
+        pool = self._passive.pop(cpu)
+        self._targets -= 1
+        return pool.free_at(t)
+
+    def deactivate(self, t: int, cpu: int, busy_until: int) -> None:
+        """Make a named CPU passive in the restart state, behind handlers that are booked until `busy_until`."""
+        pool = self._passive[cpu] = self._pools[cpu]
+        self._targets += 1
+        self._draws.enter(cpu, self._restart)
+        pool.groups = [(max(t, busy_until), self._restart, t, True, False, (), 1)]
+
+    def gp_start(self, t: int) -> None:
+        """Open the window of a grace period."""
+        for pool in self._passive.values():
+            pool.gp_start(t)
+
+    def scan(self, t: int) -> int:
+        """Return how many passive CPUs have passed no quiescent state since the window opened."""
+        holdouts = 0
+        for pool in self._passive.values():
+            holdouts += pool.scan(t)
+        return holdouts
+
+    def interruptions(self, cpu: int | None = None) -> int:
+        """Return the interruptions so far of a named CPU, or of all CPUs, while passive."""
+        if cpu is not None:
+            return self._pools[cpu].interruptions
+        return self._crowd.interruptions + sum(pool.interruptions for pool in self._pools.values())
+
+    def stolen_ns(self, cpu: int | None = None) -> int:
+        """Return the handler time (ns) so far on a named CPU, or on all CPUs, while passive."""
+        if cpu is not None:
+            return self._pools[cpu].stolen
+        return self._crowd.stolen + sum(pool.stolen for pool in self._pools.values())
+
+
+class _Pool:
+    """CPUs that nothing but their own history distinguishes: all without a name, or one with."""
+
+    __slots__ = (
+        "_after", "_blank", "_draws", "_masked", "_qs", "_size", "_wake", "cpu", "groups", "interruptions", "n", "stolen",
+    )  # fmt: skip
+
+    def __init__(self, chain: Chain, draws: Source, cpu: int, n: int) -> None:
+        states = chain.states
+        self._draws = draws
+        self._size = len(states)
+        self._blank = [0] * (4 * len(states))
+        self._masked = [state.masked for state in states]
+        self._qs = [state.qs for state in states]
+        self._wake = [state.wake for state in states]
+        self._after = [state.after_interrupt for state in states]
+        self.cpu = cpu
+        self.n = n
+        self.interruptions = 0
+        self.stolen = 0
+        self.groups: list[_Group] = []
+        for x, count in enumerate(draws.initial(cpu, n)):
+            if count:
+                self.groups.append((0, x, 0, True, False, (), count))
+
+    def send(self, t: int, c: int, d: int) -> int:
+        """Enqueue a call of `c` ns at t on every CPU, delivered at d; return when the last of them is done."""
+        groups, self.groups = self.groups, []
+        tally = self._blank.copy()
+        last = joined = 0
+        for he, x, hs, seen, qs, moves, n in groups:
+            if t >= he:
+                if not seen:
+                    seen = self._qs[x] or _passed(moves, t)
+                self._draws.split(self.cpu, x, n, he, t, d, not seen, tally)
+                continue
+            if t < hs:  # the queue is not empty: join it
+                joined += n
+                self.groups.append((he + c, x, hs, seen, qs, moves, n))
+            elif d <= he:  # a handler runs: the next one follows it
+                self.groups.append((he + c, x, he, seen or _passed(moves, t), False, (), n))
+            else:  # a handler runs, but ends before the delivery
+                last = max(last, self._behind(x, n, he, seen or _passed(moves, t), d, c))
+                continue
+            if he + c > last:
+                last = he + c
+        self.stolen += c * self.n
+        self.interruptions += self.n - joined
+        return max(last, self._book(tally, t, d, c))
+
+    def _book(self, tally: list[int], t: int, d: int, c: int) -> int:
+        """Book the handlers of CPUs that were free at t, by the cells of the tally; return when the last is done."""
+        size, groups, last = self._size, self.groups, 0
+        for cell, n in enumerate(tally):
+            if n:
+                x = cell % size
+                seen = cell // size in (0, 2)
+                qs = self._qs[x]
+                if cell < 2 * size and not self._masked[x]:
+                    hs = d + self._wake[x]
+                    done = hs + c
+                    groups.append((done, self._after[x], hs, seen, qs, (), n))
+                else:
+                    done = self._follow(x, n, cell >= 2 * size, t, (seen, qs, ()), d, c)
+                if done > last:
+                    last = done
+        return last
+
+    def _behind(self, x: int, n: int, he: int, seen: bool, d: int, c: int) -> int:
+        """Book handlers on CPUs that come back to state `x` at `he`, on the way of the interrupt to them."""
+        tally = self._blank.copy()
+        self._draws.split(self.cpu, x, n, he, he, d, False, tally)
+        known = seen, False, ((he, self._qs[x]),)
+        last = 0
+        for moved, count in ((False, tally[x]), (True, tally[2 * self._size + x])):
+            if count and not moved and not self._masked[x]:
+                hs = d + self._wake[x]
+                last = hs + c
+                self.groups.append((last, self._after[x], hs, *known, count))
+            elif count:
+                last = max(last, self._follow(x, count, moved, he, known, d, c))
+        return last
+
+    def _follow(self, x: int, n: int, moved: bool, t: int, known: tuple[bool, bool, _Moves], d: int, c: int) -> int:
+        """Follow CPUs in `x` at t one by one to d, and to the end of a masked window; book their handlers."""
+        masked, draws, cpu = self._masked, self._draws, self.cpu
+        seen, qs, before = known
+        last = 0
+        for _ in range(n):
+            y, moves = x, before
+            step = draws.first_jump(cpu, x, t, d) if moved else None
+            while step is not None:
+                at, y = step
+                moves = (*moves, (at, self._qs[y]))
+                step = draws.jump(cpu, y, at, d)
+            if masked[y]:
+                at = d
+                while True:
+                    step = draws.jump(cpu, y, at, math.inf)
+                    assert step is not None
+                    at, y = step
+                    if not masked[y]:
+                        break
+                    moves = (*moves, (at, self._qs[y]))
+                hs = math.ceil(at)
+            else:
+                hs = d + self._wake[y]
+                y = self._after[y]
+            self.groups.append((hs + c, y, hs, seen, qs, moves, 1))
+            if hs + c > last:
+                last = hs + c
+        return last
+
+    def free_at(self, t: int) -> int:
+        """Return when a task that becomes runnable on this CPU at t can run there."""
+        ((he, x, _, _, _, _, _),) = self.groups
+        self.groups = []
+        if t < he:
+            return he
+        tally = self._blank.copy()
+        self._draws.split(self.cpu, x, 1, he, t, t, False, tally)
+        x = tally.index(1)
+        at: float = t
+        if not self._masked[x]:
+            return t + self._wake[x]
+        while self._masked[x]:
+            step = self._draws.jump(self.cpu, x, at, math.inf)
+            assert step is not None
+            at, x = step
+        return math.ceil(at)
+
+    def gp_start(self, t: int) -> None:
+        """Forget the quiescent states passed so far; a present one counts."""
+        groups, self.groups = self.groups, []
+        tally = self._blank.copy()
+        for he, x, hs, _, qs, moves, n in groups:
+            if t >= he:
+                self._draws.split(self.cpu, x, n, he, t, t, False, tally)
+                continue
+            for at, then in moves:
+                if at <= t:
+                    qs = then
+            ahead = tuple(move for move in moves if move[0] > t)
+            self.groups.append((he, x, hs, qs and t < hs, qs, ahead, n))
+        for x in range(self._size):
+            if tally[x]:
+                self.groups.append((t, x, t, self._qs[x], False, (), tally[x]))
+
+    def scan(self, t: int) -> int:
+        """Return how many CPUs have passed no quiescent state since `gp_start`."""
+        groups, self.groups = self.groups, []
+        tally = self._blank.copy()
+        holdouts = 0
+        for group in groups:
+            he, x, hs, seen, qs, moves, n = group
+            if not seen:
+                seen = _passed(moves, t) or (t >= he and self._qs[x])
+                if not seen and t >= he:
+                    self._draws.split(self.cpu, x, n, he, t, t, True, tally)
+                    continue
+                group = (he, x, hs, seen, qs, moves, n)
+                holdouts += 0 if seen else n
+            self.groups.append(group)
+        for cell in range(2 * self._size):
+            if tally[cell]:
+                seen = cell < self._size
+                self.groups.append((t, cell % self._size, t, seen, False, (), tally[cell]))
+                holdouts += 0 if seen else tally[cell]
+        return holdouts
+
+
+def _passed(moves: _Moves, t: int) -> bool:
+    """Say whether one of the moves up to t leads into a quiescent state."""
+    for at, quiescent in moves:
+        if quiescent and at <= t:
+            return True
+    return False

@@ -1,0 +1,169 @@
+"""Locks: FIFO hand-over, released without an event, and who held what for whom.
+
+A release is a point of the holder's plan, which may lie ahead; others see the lock free once that point has happened.
+A waiter spins while the holder is on a CPU (mutex_optimistic_spin, qspinlock) and sleeps otherwise, so its CPU stays
+its own in the first case and turns to other work in the second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from execbench.sim.engine import Engine, Event, Proc
+
+if TYPE_CHECKING:
+    from execbench.sim.cpu import Cpu
+    from execbench.sim.probe import Probe
+    from execbench.sim.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class LockKind:
+    """A declaration: the lock's name in the kernel, whether its waiters may sleep, and where it is defined."""
+
+    name: str
+    kind: str
+    source: str
+
+
+class Hold:
+    """One holder's time with the lock: context manager, so that `with (yield from lock.acquire(task)):` reads well."""
+
+    __slots__ = ("at", "base", "cpu", "in_verb", "lock", "site", "since", "task", "work")
+
+    def __init__(self, lock: Lock, task: Task, since: int) -> None:
+        """`task` owns the lock since `since` (ns)."""
+        self.lock = lock
+        self.task = task
+        self.since = since
+        self.site = task.site
+        self.in_verb = task.verbs > 0
+        self.cpu: Cpu = task.cpu
+        self.work = -1
+        self.base: int | None = None
+        self.at = -1
+
+    def __enter__(self) -> Hold:
+        """Nothing to do: the lock is held since the acquire."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Release at this point of the plan."""
+        self.lock.release(self)
+
+    def settled(self, at: int) -> None:
+        """The release happened at `at`."""
+        self.at = at
+
+    def released_at(self) -> int:
+        """Return when the lock is (or was) released, as far as is known now; -1 while no release is planned."""
+        if self.at >= 0 or self.work < 0:
+            return self.at
+        return self.cpu.moment(self.work, self.base)
+
+
+class Lock:
+    """A FIFO lock with its own account of waits and holds (ns)."""
+
+    __slots__ = (
+        "acquisitions", "blame", "contended", "engine", "handoff_ns", "hold", "hold_ns", "kind", "probe", "wait_max_ns",
+        "wait_ns", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, kind: LockKind, engine: Engine, probe: Probe, handoff_ns: int) -> None:
+        """`handoff_ns`: what a waiter pays to see the lock free (the cache line moves)."""
+        self.kind = kind
+        self.engine = engine
+        self.probe = probe
+        self.handoff_ns = handoff_ns
+        self.hold: Hold | None = None
+        self.waiters: deque[tuple[Task, Event, int]] = deque()
+        self.acquisitions = self.contended = self.wait_ns = self.wait_max_ns = self.hold_ns = 0
+        self.blame: dict[str, int] = {}
+
+    def acquire(self, task: Task) -> Proc[Hold]:
+        """Own the lock: at once if it is free, else behind everybody who came before."""
+        yield from task.settle()
+        self.acquisitions += 1
+        now = self.engine.now
+        self.sync()
+        if self.hold is None:
+            self.hold = hold = Hold(self, task, now)
+            return hold
+        return (yield from self._contend(task, self.hold))
+
+    def _contend(self, task: Task, holder: Hold) -> Proc[Hold]:
+        engine, begin = self.engine, self.engine.now
+        self.contended += 1
+        event = engine.event()
+        self.waiters.append((task, event, begin))
+        if len(self.waiters) == 1 and holder.released_at() >= 0:
+            self._hand_over_at(holder)
+        cpu = task.cpu
+        spins = self.kind.kind == "spinlock" or (holder.task.asleep is None and not cpu.ready)
+        if not spins:
+            cpu.leave()
+        yield event
+        now = engine.now
+        waited = now - begin
+        self.wait_ns += waited
+        self.wait_max_ns = max(self.wait_max_ns, waited)
+        self.blame[holder.site] = self.blame.get(holder.site, 0) + waited
+        if holder.in_verb and not task.verbs and task.op is not None:
+            task.op.blamed_ns += waited
+        if self.probe.wait is not None:
+            self.probe.wait(begin, now, task, "lock", self.kind.name, holder.site, holder.in_verb)
+        if spins:
+            cpu.start_plan()
+            cpu.spend(self.handoff_ns)
+        else:
+            yield from task.get_on()
+            cpu.spend(task.switch_in_ns)
+        assert self.hold is not None
+        return self.hold
+
+    def release(self, hold: Hold) -> None:
+        """Release at this point of the holder's plan; no time passes and no event is made unless somebody waits."""
+        cpu = hold.cpu
+        hold.work, hold.base = cpu.owed, cpu.masked_from
+        cpu.mark(hold.settled)
+        if self.waiters:
+            self._hand_over_at(hold)
+
+    def _hand_over_at(self, hold: Hold) -> None:
+        at = hold.released_at()
+        if self.engine.happened(at, hold.cpu.key):
+            self._hand_over(hold)
+        else:
+            self.engine.call_at(at, hold.cpu.key, lambda: self._due(hold))
+
+    def _due(self, hold: Hold) -> None:
+        """The release was expected now; an interrupt may have moved it."""
+        if hold.released_at() > self.engine.now:
+            self._hand_over_at(hold)
+        else:
+            self._hand_over(hold)
+
+    def _hand_over(self, hold: Hold) -> None:
+        now = self.engine.now
+        self.hold_ns += now - hold.since
+        if self.probe.hold is not None:
+            self.probe.hold(hold.since, now, hold.task, self.kind.name, hold.site)
+        task, event, _ = self.waiters.popleft()
+        self.hold = Hold(self, task, now)
+        self.engine.schedule(event, now, task.cpu.key)
+
+    def sync(self) -> None:
+        """Forget a holder whose release has happened while nobody waited."""
+        hold = self.hold
+        if hold is None or self.waiters:
+            return
+        at = hold.released_at()
+        if at >= 0 and self.engine.happened(at, hold.cpu.key):
+            self.hold_ns += at - hold.since
+            if self.probe.hold is not None:
+                self.probe.hold(hold.since, at, hold.task, self.kind.name, hold.site)
+            self.hold = None

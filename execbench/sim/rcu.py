@@ -1,0 +1,185 @@
+"""Normal RCU: shared grace periods, jiffy-quantised scans, synchronous waiters and deferred callbacks.
+
+Sequence rules of kernel/rcu/rcu.h:rcu_seq_snap: a request made while no grace period runs is served by the next one; a
+request made while one runs must wait for the one after. The grace-period kthread (kernel/rcu/tree.c:rcu_gp_fqs_loop)
+sleeps on the timer wheel, which never fires early: a timeout of n jiffies set at t fires at (t // J + n + 1) J. At
+each wake-up it asks every CPU for a quiescent state. CPUs that run tasks report theirs at their own tick, which comes
+before the first scan, so only passive CPUs can hold a grace period up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from execbench.sim.engine import Class, Engine, Proc, event_key
+
+if TYPE_CHECKING:
+    from execbench.sim.probe import Probe
+    from execbench.sim.rng import Stream
+    from execbench.sim.task import Task
+
+_TIMER = event_key(Class.TIMER, 0)
+
+
+class Holdouts(Protocol):
+    """What RCU asks of the passive CPUs."""
+
+    def gp_start(self, t: int) -> None: ...
+    def scan(self, t: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RcuRules:
+    """What a release and its configuration fix; times in ns."""
+
+    jiffy_ns: int
+    first_fqs: int  # jiffies from the start of a grace period to the first scan
+    next_fqs: int  # jiffies between scans
+    wake_from_gp: bool  # rcu_normal_wake_from_gp: the kthread wakes waiters itself, no callback is needed
+    direct_wakes: int  # waiters that the kthread wakes itself (SR_MAX_USERS_WAKE_FROM_GP), the rest by a worker
+    init_ns: int  # rcu_gp_init with the kthread's wake-up
+    cleanup_ns: int  # rcu_gp_cleanup
+    wake_ns: int  # waking one waiter
+    worker_ns: int  # getting the worker to run that wakes the rest
+    second_scan: float  # chance that a scan finds a holdout for a reason outside the model
+
+
+class Rcu:
+    """The grace-period kthread, its waiters, and the callback lists of the CPUs."""
+
+    def __init__(
+        self, engine: Engine, probe: Probe, cpus: Holdouts, rules: RcuRules, chance: Stream, ticks: Stream
+    ) -> None:
+        """`ticks` gives each CPU's tick (row = CPU number) and the kthread's (row 0 of its own) a random phase."""
+        self.engine = engine
+        self.probe = probe
+        self.cpus = cpus
+        self.rules = rules
+        self._chance = chance
+        self._ticks = ticks
+        self._phases: dict[int, int] = {}
+        self._kthread_phase = self._phase(-1)
+        self.completed = 0
+        self.running = False
+        self._starting = False
+        self._waiters: dict[int, list[Task]] = {}
+        self._batches: dict[int, list[tuple[int, list[Callable[[], None]]]]] = {}
+        self._fresh: dict[int, list[Callable[[], None]]] = {}
+        self.grace_periods = 0
+        self.scans = 0
+        self.started_at = 0
+        self.log: list[tuple[int, int]] | None = None
+
+    # --- jiffies ----------------------------------------------------------------------------------------------------
+
+    def _phase(self, cpu: int) -> int:
+        phase = self._phases.get(cpu)
+        if phase is None:
+            phase = self._phases[cpu] = int(self._ticks.row(cpu + 1, 1)[0] * self.rules.jiffy_ns)
+        return phase
+
+    def next_tick(self, cpu: int, after: int) -> int:
+        """Return the first tick of `cpu` strictly after `after` (ns)."""
+        jiffy, phase = self.rules.jiffy_ns, self._phase(cpu)
+        return (after - phase) // jiffy * jiffy + jiffy + phase
+
+    def _timeout(self, now: int, jiffies: int) -> int:
+        jiffy, phase = self.rules.jiffy_ns, self._kthread_phase
+        return ((now - phase) // jiffy + jiffies + 1) * jiffy + phase
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def snap(self) -> int:
+        """Return the number of the grace period whose end serves a request made now (rcu_seq_snap)."""
+        return self.completed + (2 if self.running else 1)
+
+    def synchronize(self, task: Task) -> Proc[None]:
+        """Block `task` until a grace period that starts after now has ended (synchronize_rcu)."""
+        yield from task.settle()
+        now = self.engine.now
+        if self.rules.wake_from_gp:
+            self._waiters.setdefault(self._request(), []).append(task)
+        else:
+            cpu = task.cpu.id
+            self._batches.setdefault(self._request(), []).append((cpu, [lambda: task.wake(self.engine.now)]))
+        yield from task.block()
+        if self.probe.wait is not None:
+            self.probe.wait(now, self.engine.now, task, "gp", "rcu", "", False)
+
+    def call(self, cpu: int, callback: Callable[[], None], at: int) -> None:
+        """Queue `callback` on `cpu` at time `at`; it runs at that CPU's first tick after a full grace period (call_rcu).
+
+        The CPU notices new callbacks, and the end of their grace period, at its tick (rcu_sched_clock_irq: rcu_core).
+        """
+        fresh = self._fresh.get(cpu)
+        if fresh is None:
+            self._fresh[cpu] = fresh = []
+            self.engine.call_at(self.next_tick(cpu, at), _TIMER + cpu + 1, lambda: self._accelerate(cpu))
+        fresh.append(callback)
+
+    def _accelerate(self, cpu: int) -> None:
+        self._batches.setdefault(self._request(), []).append((cpu, self._fresh.pop(cpu)))
+
+    def _request(self) -> int:
+        target = self.snap()
+        if not self.running and not self._starting:
+            self._starting = True
+            self.engine.call_at(self.engine.now + self.rules.init_ns, _TIMER, self._start)
+        return target
+
+    # --- the kthread ------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        now = self.engine.now
+        self._starting, self.running, self.started_at = False, True, now
+        self.grace_periods += 1
+        self.cpus.gp_start(now)
+        if self.probe.gp is not None:
+            self.probe.gp(now, "rcu", self.completed + 1, "start", 0)
+        self.engine.call_at(self._timeout(now, self.rules.first_fqs), _TIMER, self._scan)
+
+    def _scan(self) -> None:
+        now = self.engine.now
+        self.scans += 1
+        holdouts = self.cpus.scan(now)
+        if self._chance.u() < self.rules.second_scan:
+            holdouts += 1
+        if self.probe.gp is not None:
+            self.probe.gp(now, "rcu", self.completed + 1, "scan", holdouts)
+        if holdouts:
+            self.engine.call_at(self._timeout(now, self.rules.next_fqs), _TIMER, self._scan)
+        else:
+            self.engine.call_at(now + self.rules.cleanup_ns, _TIMER, self._end)
+
+    def _end(self) -> None:
+        now = self.engine.now
+        self.completed += 1
+        self.running = False
+        if self.log is not None:
+            self.log.append((self.started_at, now))
+        waiters = self._waiters.pop(self.completed, [])
+        if self.probe.gp is not None:
+            self.probe.gp(now, "rcu", self.completed, "end", len(waiters))
+        self._wake(waiters, now)
+        for cpu, callbacks in self._batches.pop(self.completed, []):
+            self.engine.call_at(self.next_tick(cpu, now), _TIMER + cpu + 1, _all_of(callbacks))
+        if self._waiters or self._batches:
+            self._starting = True
+            self.engine.call_at(now + self.rules.init_ns, _TIMER, self._start)
+
+    def _wake(self, waiters: list[Task], now: int) -> None:
+        """Wake the first few from the kthread, the others by a worker behind them (rcu_sr_normal_gp_cleanup)."""
+        rules = self.rules
+        for position, task in enumerate(waiters, 1):
+            worker = rules.worker_ns if position > rules.direct_wakes else 0
+            task.wake(now + position * rules.wake_ns + worker)
+
+
+def _all_of(callbacks: list[Callable[[], None]]) -> Callable[[], None]:
+    def run() -> None:
+        for callback in callbacks:
+            callback()
+
+    return run

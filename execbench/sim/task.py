@@ -1,0 +1,82 @@
+"""Tasks: whoever runs on a CPU (a client's thread, a kworker, a caller of a grace period)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from execbench.sim.cpu import Cpu
+from execbench.sim.engine import Engine, Event, Proc
+
+
+class Task:
+    """A thread bound to one CPU: it works (its CPU's plan), waits on its CPU, or sleeps and leaves it."""
+
+    __slots__ = ("asleep", "cpu", "engine", "name", "op", "site", "switch_in_ns", "turn", "verbs")
+
+    def __init__(self, name: str, cpu: Cpu, engine: Engine, switch_in_ns: int) -> None:
+        """`switch_in_ns` is what it costs to get on the CPU after a sleep (try_to_wake_up and the switch)."""
+        self.name = name
+        self.cpu = cpu
+        self.engine = engine
+        self.switch_in_ns = switch_in_ns
+        self.turn: Event
+        self.asleep: Event | None = None
+        self.op: Any = None
+        self.verbs = 0  # how deep inside a backend's verbs: waits that others suffer for it are charged to the API
+        self.site = ""
+
+    def run(self, body: Proc[Any]) -> Proc[None]:
+        """Run `body` on the CPU from now on, then leave it."""
+        yield from self.get_on()
+        yield from body
+        yield from self.settle()
+        self.cpu.leave()
+
+    def settle(self) -> Proc[None]:
+        """Let the time of the plan pass; afterwards everything in it has happened."""
+        cpu = self.cpu
+        if not cpu.owed and not cpu.log:
+            return
+        engine = self.engine
+        while True:
+            stop = cpu.next_stop()
+            if stop > engine.now:
+                if not engine.try_advance(stop, cpu.key):
+                    yield engine.event_at(stop, cpu.key)
+            elif cpu.cuts:
+                cpu.cuts.pop(0)
+            else:
+                break
+        cpu.close_plan()
+
+    def sleep_until(self, at: int) -> Proc[None]:
+        """Give up the CPU until time `at` (ns), e.g. to think; an instant in the past only settles."""
+        yield from self.settle()
+        engine = self.engine
+        if at <= engine.now:
+            return
+        self.cpu.leave()
+        if not engine.try_advance(at, self.cpu.key):
+            yield engine.event_at(at, self.cpu.key)
+        yield from self.get_on()
+        self.cpu.spend(self.switch_in_ns)
+
+    def block(self) -> Proc[None]:
+        """Give up the CPU until somebody calls `wake`; the plan must be settled."""
+        self.cpu.leave()
+        self.asleep = self.engine.event()
+        yield self.asleep
+        yield from self.get_on()
+        self.cpu.spend(self.switch_in_ns)
+
+    def wake(self, at: int) -> None:
+        """Make a blocked task ready at time `at` (ns, now or later)."""
+        event, self.asleep = self.asleep, None
+        assert event is not None, f"{self.name} is not asleep"
+        self.engine.schedule(event, at, self.cpu.key)
+
+    def get_on(self) -> Proc[None]:
+        if not self.cpu.occupy(self):
+            self.turn = self.engine.event()
+            yield self.turn
+            self.cpu.start_plan()

@@ -1,0 +1,185 @@
+"""The pure function: one resolved spec and a replication number in, one trajectory's record out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from execbench.contract import Row, Setting
+from execbench.costs import CostTable
+from execbench.errors import Deadlock, SimulatedFailure
+from execbench.kernel.facade import Shared
+from execbench.kernel.releases import Release, release_from
+from execbench.record.machine import MachineRecorder
+from execbench.record.operations import OperationRecorder
+from execbench.sim.machine import Machine
+from execbench.sim.rcu import RcuRules
+from execbench.sim.rng import Streams
+
+Tables = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Replication:
+    """What one replication leaves: its outcome, totals, and tables without the columns cell and replication."""
+
+    outcome: str
+    detail: str
+    operations: int
+    events: int
+    draws: int
+    tables: Tables
+    digest: str = ""
+
+
+def simulate(spec: dict[str, Any], replication: int, plugins: Mapping[str, str] | None = None) -> Replication:
+    """Run one replication; the same spec and number give the same record in any process on any machine."""
+    world = World(spec, replication, plugins or {})
+    return world.run()
+
+
+class World:
+    """One replication under construction; tests and replays attach further sinks to `shared.machine.probe`."""
+
+    def __init__(self, spec: dict[str, Any], replication: int, plugins: Mapping[str, str]) -> None:
+        """Build machine, kernel, backend and clients; nothing has happened yet."""
+        self.spec = spec
+        run = spec["run"]
+        self.warmup, self.duration, self.drain = run["warmup"], run["duration"], run["drain"]
+        costs = CostTable.from_spec(spec["machine"]["costs"])
+        release = release_from(spec["kernel"])
+        self.clients = _clients(spec, plugins)
+        self.backend = _backend(spec, plugins)
+        cpus = spec["machine"]["topology"]["cpus"]
+        named = sorted({cpu for client in self.clients for cpu in client.cpus(cpus)})
+        self.streams = Streams(run["seed"], replication)
+        self.machine = Machine(spec["machine"], costs, self.streams, named, run)
+        self.machine.start_rcu(rcu_rules(spec["machine"]["kernel"], release, costs, cpus))
+        self.shared = Shared(self.machine, release, costs)
+        api = {client.name: client.api_phases for client in self.clients}
+        self.recorder = OperationRecorder(self.warmup, self.duration, api, "operations" in run.get("record", ()))
+        self.shared.recorder = self.recorder
+        self.state = self.backend.start(self.shared)
+        self.observer = MachineRecorder(self.shared, self.backend, self.state, self.warmup, self.duration)
+
+    def run(self) -> Replication:
+        """Run to the end of the window and the drain; a simulated failure is a named outcome of the record."""
+        setting = Setting(
+            self.shared, self.backend, self.state, self.duration, self.warmup, self.drain, lambda name: data_rows(name)
+        )
+        outcome, detail = "ok", ""
+        try:
+            for client in self.clients:
+                client.start(setting)
+            self.machine.engine.run(self.duration + self.drain)
+            self._check_alive()
+        except SimulatedFailure as failure:
+            outcome, detail = failure.outcome, failure.detail
+        return Replication(
+            outcome=outcome,
+            detail=detail,
+            operations=self.recorder.completed,
+            events=self.machine.engine.events,
+            draws=self.streams.draws,
+            tables=self._tables(outcome),
+        )
+
+    def _check_alive(self) -> None:
+        stuck = [operation for operation in self.recorder.live if operation.mode == "sync"]
+        if stuck and self.machine.engine.idle():
+            names = ", ".join(f"{operation.client} {operation.kind} {operation.number}" for operation in stuck)
+            raise Deadlock("deadlock", f"nothing is due any more, but these wait: {names}", {"waiting": names})
+
+    def _tables(self, outcome: str) -> Tables:
+        if outcome != "ok" and len(self.observer.samples) < 2:
+            return {"metrics": {name: [] for name in ("metric", "client", "kind", "unit", "value", "n")}}
+        tables: Tables = {**self.recorder.tables(), **self.observer.tables()}
+        tables["metrics"] = metrics(self)
+        return tables
+
+
+def metrics(world: World) -> dict[str, list[Any]]:
+    """Return the tidy scalars of a replication, one row per figure and class of operation."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("metric", "client", "kind", "unit", "value", "n")}
+
+    def add(metric: str, client: str, kind: str, unit: str, value: float, n: int) -> None:
+        for column, item in zip(columns.values(), (metric, client, kind, unit, float(value), n), strict=True):
+            column.append(item)
+
+    seconds = (world.duration - world.warmup) / 1e9
+    groups = world.observer.stolen()
+    loads = 0
+    for client, kind, of in world.recorder.classes():
+        add("throughput", client, kind, "op/s", of.completed / seconds, of.completed)
+        if not of.cohort:
+            continue
+        n = of.cohort
+        loads += n if of.mode == "sync" else 0
+        add("latency_mean", client, kind, "ns", of.latency_ns / n, n)
+        add("latency_sum", client, kind, "ns", of.latency_ns, n)
+        add("api_sum", client, kind, "ns", of.api_ns, n)
+        add("api_share" if of.mode == "sync" else "api_share_free", client, kind, "1", of.api_ns / max(of.latency_ns, 1), n)
+        for metric, primitive in _PER_OPERATION:
+            add(metric, client, kind, "1", of.counts.get(primitive, 0) / n, n)
+    for group, (cpus, interruptions, stolen) in groups.items():
+        add(f"interruptions_{group}", "", "", "1", interruptions, cpus)
+        add(f"stolen_ns_{group}", "", "", "ns", stolen, cpus)
+    for i, name in enumerate(_MEMORY):
+        add(name, "", "", "1" if "leaves" in name else "bytes", world.observer.memory_mean(i), len(world.observer.samples))
+    add("littles_law_residual", "", "", "ns", world.recorder.littles_residual(), world.recorder.completed)
+    add("unfinished", "", "", "1", len([o for o in world.recorder.live if o.mode == "sync"]), world.recorder.completed)
+    return columns
+
+
+_PER_OPERATION = (
+    ("rounds_per_op", "round"),
+    ("flushes_per_op", "flush_tlb_all"),
+    ("pokes_per_op", "text_poke"),
+    ("gps_per_op", "synchronize_rcu"),
+    ("purges_per_op", "vmap_purge"),
+    ("splits_per_op", "cpa_split"),
+)
+_MEMORY = ("asked_bytes", "reserved_bytes", "waste_bytes", "text_leaves_4k", "text_leaves_2m")
+
+
+def rcu_rules(config: Mapping[str, Any], release: Release, costs: CostTable, cpus: int) -> RcuRules:
+    """Combine a machine's configuration, a release and its costs into the rules of grace periods."""
+    hz = config["hz"]
+    wake = config.get("rcu_normal_wake_from_gp")
+    second = config.get("rcu_second_scan", 0.0)
+    return RcuRules(
+        jiffy_ns=1_000_000_000 // hz,
+        first_fqs=release.fqs_jiffies(True, hz, cpus),
+        next_fqs=release.fqs_jiffies(False, hz, cpus),
+        wake_from_gp=release.wakes_from_gp(cpus) if wake is None else wake,
+        direct_wakes=release.direct_wakes,
+        init_ns=costs.ns("rcu_gp_init"),
+        cleanup_ns=costs.ns("rcu_gp_cleanup"),
+        wake_ns=costs.ns("rcu_wake"),
+        worker_ns=costs.ns("context_switch"),
+        second_scan=second["value"] if isinstance(second, Mapping) else second,
+    )
+
+
+@lru_cache(maxsize=8)
+def data_rows(name: str) -> Sequence[Row]:
+    """Read a workload's data file once per process; its hash is part of the spec."""
+    from execbench.study.load import data_path
+
+    with data_path(name).open(newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+def _clients(spec: Mapping[str, Any], plugins: Mapping[str, str]) -> list[Any]:
+    from execbench.study.instances import client
+
+    return [client(name, params, plugins) for name, params in sorted(spec["workload"]["clients"].items())]
+
+
+def _backend(spec: Mapping[str, Any], plugins: Mapping[str, str]) -> Any:
+    from execbench.study.instances import backend
+
+    return backend(spec["backend"], plugins)

@@ -1,0 +1,1 @@
+"""Results on disk: table schemas, atomic parts, digests and the manifest of a study."""

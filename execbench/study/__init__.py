@@ -1,0 +1,1 @@
+"""From the files and options that a user writes to cells, work items and their execution."""

@@ -1,0 +1,28 @@
+"""The backend and the clients that a resolved spec describes, built from its plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from execbench.study.load import data_path
+from execbench.study.params import constructed
+from execbench.study.plugins import class_for
+
+__all__ = ["backend", "client"]
+
+
+def backend(spec: Mapping[str, Any], plugins: Mapping[str, str]) -> Any:
+    """Return the backend of a spec's `backend` part; `plugins` maps sha8 to source text.
+
+    Raises InputError or PluginError if it cannot be found, loaded or constructed.
+    """
+    root = f"backend.{spec['name']}"
+    source = None if spec["plugin"] is None else plugins[spec["plugin"]]
+    return constructed(class_for("backends", spec["name"], root, source), spec["params"], root)
+
+
+def client(name: str, params: Mapping[str, Any], plugins: Mapping[str, str] | None = None) -> Any:
+    """Return the client of this name with resolved parameters; its distributions are built, its data files found."""
+    root = f"client.{name}"
+    return constructed(class_for("clients", name, root), params, root, data_path)

@@ -1,0 +1,190 @@
+"""One point of a study resolved: nested tables as written -> the plain, checked, unit-free parts of a cell's spec.
+
+Every function names its inputs by dotted keys (`machine.topology.cpus`); `Layers.located` turns them into places.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from execbench.costs import CATALOGUE, CostTable
+from execbench.errors import InputError, MachineError, did_you_mean
+from execbench.kernel.releases import RELEASES, Release, release_from
+from execbench.study.load import Layer, TomlFile, data_path, read, sha256_of
+from execbench.study.overrides import merged
+from execbench.study.params import fields_of, given_fields, resolved
+from execbench.study.plugins import class_for
+from execbench.study.spec import BackgroundTable, MachineFile, RunTable, TopologyTable, checked
+from execbench.units import size_bytes, time_ns
+
+__all__ = ["clients", "kernel", "machine", "machine_tables", "run"]
+
+
+def machine_tables(name: str, where: str = "--machine") -> tuple[dict[str, Any], list[Layer]]:
+    """Return a machine file merged over the chain it `extends`, and the layers of that chain, base first."""
+    chain: list[TomlFile] = []
+    wanted: Any = name
+    while wanted is not None:
+        if not isinstance(wanted, str):
+            raise MachineError(where, wanted, "the name of a machine", "correct extends")
+        file = read("machine", wanted, where)
+        if any(file.path == known.path for known in chain):
+            circle = " -> ".join(known.name for known in [*chain, file])
+            raise MachineError(f"{chain[-1].label}: extends", circle, "a chain that ends", "remove one of the links")
+        chain.append(file)
+        wanted, where = file.table.get("extends"), f"{file.label}: extends"
+    tables: dict[str, Any] = {}
+    layers = []
+    for file in reversed(chain):
+        own = {key: value for key, value in file.table.items() if key != "extends"}
+        tables = merged(tables, own)
+        layers.append(Layer.of_file(file, own, root="machine"))
+    return tables, layers
+
+
+def machine(name: str, tables: Mapping[str, Any], clients: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the resolved machine with the costs that these clients need; MachineError if it is impossible."""
+    known = checked(MachineFile, tables, "machine")
+    costs = CostTable.from_toml(known.costs, "machine.costs")
+    costs.require(cost for cost in CATALOGUE if _needed(cost, clients))
+    kept = {cost: row for cost, row in costs.to_spec().items() if _needed(cost, clients)}
+    return {
+        "name": name,
+        "arch": known.arch,
+        "topology": _topology(known.topology),
+        "features": known.features.model_dump(),
+        "kernel": known.kernel.model_dump(),
+        "background": _background(known.background),
+        "costs": kept,
+    }
+
+
+def _topology(table: TopologyTable) -> dict[str, Any]:
+    if table.nodes > table.cpus:
+        raise MachineError("machine.topology.nodes", table.nodes, f"1 to {table.cpus}, the CPUs",
+                           "give every node a CPU")  # fmt: skip
+    memory = {} if table.memory is None else {"memory": size_bytes(table.memory, "machine.topology.memory")}
+    return {"cpus": table.cpus, "nodes": table.nodes, **memory}
+
+
+def _needed(cost: str, clients: Mapping[str, Any]) -> bool:
+    return not cost.startswith("client.") or cost.split(".")[1] in clients
+
+
+def _background(table: BackgroundTable) -> dict[str, Any]:
+    """Return the chain with the fractions of the scenario in use; the scenarios themselves are left behind."""
+    for scenario, shares in table.scenario.items():
+        for name in shares:
+            _one_of(name, table.states, f"machine.background.scenario.{scenario}.{name}")
+        _sums_to_one(shares, f"machine.background.scenario.{scenario}")
+    states = {name: state.model_dump(exclude_none=True) for name, state in table.states.items()}
+    if table.use is not None:
+        _one_of(table.use, table.scenario, "machine.background.use")
+        for name, state in states.items():
+            state["fraction"] = table.scenario[table.use].get(name, 0)
+    _sums_to_one({name: state["fraction"] for name, state in states.items()}, "machine.background.states")
+    for name, state in states.items():
+        where = f"machine.background.states.{name}"
+        state["mean"] = time_ns(state["mean"], f"{where}.mean")
+        if state["mean"] == 0:
+            raise MachineError(f"{where}.mean", state["mean"], "a time above 0", "leave the state out instead")
+        if "after_interrupt" in state:
+            _one_of(state["after_interrupt"], states, f"{where}.after_interrupt")
+        if "wake" in state:
+            _one_of(state["wake"], CATALOGUE, f"{where}.wake")
+    _one_of(table.restart, states, "machine.background.restart")
+    return {"rule": table.rule, "restart": table.restart, "states": states}
+
+
+def _one_of(name: str, known: Mapping[str, Any], where: str) -> None:
+    if name not in known:
+        raise MachineError(where, name, ", ".join(known) or "nothing: none is defined",
+                           did_you_mean(name, known) or "correct the name")  # fmt: skip
+
+
+def _sums_to_one(shares: Mapping[str, float], where: str) -> None:
+    total = math.fsum(shares.values())
+    if abs(total - 1) > 1e-6:
+        raise MachineError(where, f"fractions that sum to {total:.6g}", "fractions of time that sum to 1",
+                           "change another state by the difference")  # fmt: skip
+
+
+def kernel(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the release with the fields that differ from it, in base units."""
+    fields = {key: value for key, value in tables.items() if key != "release"}
+    for fixed in ("name", "source"):
+        if fixed in fields:
+            free = ", ".join(sorted(set(fields_of(Release)) - {"name", "source"}))
+            raise InputError(f"kernel.{fixed}", fields[fixed], free, "choose another release with kernel.release")
+    release = tables.get("release")
+    if release not in RELEASES:
+        raise InputError("kernel.release", release, ", ".join(RELEASES),
+                         did_you_mean(str(release), RELEASES) or "see `execbench list kernels`")  # fmt: skip
+    spec = {"release": release, **given_fields(Release, fields, "kernel")}
+    release_from(spec)
+    return spec
+
+
+def run(tables: Mapping[str, Any], horizon: str) -> tuple[dict[str, Any], int]:
+    """Return the `run` part of the spec, times in ns, and the number of replications."""
+    known = checked(RunTable, tables, "run")
+    times = {name: time_ns(getattr(known, name), f"run.{name}") for name in ("duration", "warmup", "drain")}
+    if not times["warmup"] < times["duration"]:
+        raise InputError("run.warmup", str(known.warmup), f"less than the duration, {known.duration}",
+                         "lengthen the run or shorten its warm-up")  # fmt: skip
+    if horizon == "terminating" and times["warmup"]:
+        raise InputError("run.warmup", str(known.warmup), '"0s": a terminating workload has no steady state to reach',
+                         "set run.warmup to 0s")  # fmt: skip
+    rest = known.model_dump(include={"seed", "cpu_model", "merge", "record"})
+    return {**times, **rest, "record": sorted(set(known.record))}, known.replications
+
+
+def clients(tables: Mapping[str, Mapping[str, Any]], beside: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the clients' parameters and the data files they draw from, by the key that names each file.
+
+    `beside` is the folder of the workload file. Data files are read once here: their hash is part of a cell's identity.
+    """
+    resolved_clients: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    for name, given in tables.items():
+        cls = class_for("clients", name, f"client.{name}")
+        values = resolved(cls, given, f"client.{name}")
+        for field, file in list(_files(cls, values)):
+            path = data_path(file, beside)
+            portable = file if _found_without(file, path) else str(path)
+            _replace_file(values, field, portable)
+            data[f"{name}.{field}"] = {"name": portable, "sha256": sha256_of(path), "rows": _rows(path)}
+        resolved_clients[name] = values
+    return resolved_clients, data
+
+
+def _files(cls: type, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield `(parameter, file)` of every data file a client draws from."""
+    for field, value in values.items():
+        if isinstance(value, dict) and value.get("dist") == "empirical":
+            yield field, value["file"]
+        elif isinstance(value, str) and fields_of(cls)[field].metadata.get("kind") == "data":
+            yield field, value
+
+
+def _found_without(file: str, path: Path) -> bool:
+    """Whether a worker, which does not know the workload file, finds the same file by this name."""
+    try:
+        return data_path(file).resolve() == path.resolve()
+    except InputError:
+        return False
+
+
+def _replace_file(values: dict[str, Any], field: str, name: str) -> None:
+    values[field] = {**values[field], "file": name} if isinstance(values[field], dict) else name
+
+
+def _rows(path: Path) -> int:
+    """Return the number of data rows of a CSV file with a header (plain or .gz)."""
+    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
+        return max(sum(1 for _ in csv.reader(file)) - 1, 0)
