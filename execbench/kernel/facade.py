@@ -56,7 +56,9 @@ class Shared:
         self.drain_queued = False
         self.data_pages = 0
         self.costs = costs
-        self.rates: dict[str, tuple[int, DrawCost | None]] = {name: (costs[name].ps, _spread(costs, name)) for name in costs}
+        self.rates: dict[str, tuple[int, DrawCost | None]] = {
+            name: (costs[name].ps, _spread(costs, name)) for name in costs
+        }
         self._fixed: dict[tuple[str, int], int] = {}
         self.locks: dict[str, Lock] = {}
         for kind in LOCKS.values():
@@ -187,7 +189,8 @@ class Kernel:
             counts = operation.counts
             counts[primitive] = counts.get(primitive, 0) + 1
             if units != 1:
-                operation.units[primitive] = operation.units.get(primitive, 0) + units - 1
+                extra = operation.units
+                extra[primitive] = extra.get(primitive, 0) + units - 1
         if self.probe.call is not None:
             self.probe.call(self.now, self.task, primitive, units)
 

@@ -8,6 +8,7 @@ from typing import Protocol
 class Recorder(Protocol):
     """Who keeps account of operations."""
 
+    def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]: ...
     def begun(self, operation: Operation, at: int) -> None: ...
     def finished(self, operation: Operation) -> None: ...
 
@@ -27,9 +28,8 @@ class Operation:
         self.recorder = recorder
         self.names: list[str] = []
         self.times: list[int] = []
-        self.counts: dict[str, int] = {}
-        self.units: dict[str, int] = {}
         self.blamed_ns = 0
+        self.counts, self.units = recorder.accounts(self)
 
     def start(self, at: int) -> None:
         """The operation and its first phase began at `at`."""

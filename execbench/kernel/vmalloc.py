@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from execbench.errors import AddressSpaceExhausted
+from execbench.errors import AddressSpaceExhausted, SimulatedFailure
 from execbench.kernel.smp import flush_tlb_all, flush_tlb_kernel_range
 from execbench.sim.engine import Proc
-from execbench.sim.memory import PAGE, VmArea
+from execbench.sim.memory import PAGE, OutOfFrames, VmArea
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
@@ -43,7 +43,10 @@ def vmap_unmapped(k: Kernel, pages: int) -> Proc[VmArea]:
                 f"no hole of {pages + GUARD} pages in the module window (largest: {hole})",
                 {"window": MODULES, "pages": pages, "largest_hole": hole},
             )
-    area.runs = k.frames.alloc(pages)
+    try:
+        area.runs = k.frames.alloc(pages)
+    except OutOfFrames as short:
+        raise SimulatedFailure("out-of-memory", f"{pages} pages asked, {short.args[1]} free", {"pages": pages}) from short
     k.spend("page_alloc", pages)
     return area
 

@@ -7,7 +7,7 @@ from heapq import heappush, heappushpop
 from typing import Any
 
 from execbench.kernel.operation import Operation
-from execbench.record.histogram import bucket_of
+from execbench.record.histogram import SUB_BITS, bucket_of
 
 _MASK = (1 << 64) - 1
 _EXTREMES = 8
@@ -20,7 +20,10 @@ Columns = dict[str, list[Any]]
 class _Class:
     """Totals over the operations of one kind of one client."""
 
-    __slots__ = ("api_ns", "blamed_ns", "checksum", "completed", "counts", "cohort", "extremes", "histograms", "latency_ns", "mode", "peaks", "units")
+    __slots__ = (
+        "api_ns", "blamed_ns", "checksum", "cohort", "completed", "counts", "extremes", "histograms", "latency_ns",
+        "mode", "peaks", "plans", "units",
+    )  # fmt: skip
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
@@ -30,6 +33,16 @@ class _Class:
         self.histograms: dict[str, dict[int, int]] = {}
         self.extremes: list[tuple[int, int, int]] = []
         self.peaks: dict[int, int] = {}
+        self.plans: dict[tuple[str, ...], list[tuple[dict[int, int], bool]]] = {}
+
+    def histogram(self, phase: str) -> dict[int, int]:
+        """Return the histogram of a phase, made on first use."""
+        return self.histograms.setdefault(phase, {})
+
+    def plan(self, names: tuple[str, ...], api: frozenset[str]) -> list[tuple[dict[int, int], bool]]:
+        """Return, for a sequence of phases, each one's histogram and whether it is inside the API; names are unique."""
+        plan = self.plans[names] = [(self.histogram(name), name in api) for name in names]
+        return plan
 
 
 class OperationRecorder:
@@ -61,9 +74,7 @@ class OperationRecorder:
         self._area -= self.duration - self._clip(end)
         self._overlap += self._clip(end) - self._clip(begin)
         due = operation.due
-        of = self._classes.get((operation.client, operation.kind))
-        if of is None:
-            of = self._classes[operation.client, operation.kind] = _Class(operation.mode)
+        of = self._class(operation)
         if self.warmup <= end < self.duration:
             of.completed += 1
         if not self.warmup <= due < self.duration:
@@ -71,33 +82,43 @@ class OperationRecorder:
         of.cohort += 1
         latency = end - due
         of.latency_ns += latency
-        api = self._phases(of, operation, begin - due, latency)
-        of.api_ns += api + operation.blamed_ns
-        for source, total in ((operation.counts, of.counts), (operation.units, of.units)):
-            for name, n in source.items():
-                total[name] = total.get(name, 0) + n
+        of.blamed_ns += operation.blamed_ns
+        api = operation.blamed_ns + self._phases(of, operation)
+        of.api_ns += api
+        _book(of.histogram("total"), latency)
+        if begin != due:
+            _book(of.histogram("queue"), begin - due)
         self._remember(of, operation, latency)
         if self.raw is not None:
-            self.raw.append(
-                (operation.client, operation.kind, operation.number, due, begin, end, api + operation.blamed_ns)
-            )
+            self.raw.append((operation.client, operation.kind, operation.number, due, begin, end, api))
 
-    def _phases(self, of: _Class, operation: Operation, queued: int, latency: int) -> int:
+    def _class(self, operation: Operation) -> _Class:
+        key = (operation.client, operation.kind)
+        of = self._classes.get(key)
+        if of is None:
+            of = self._classes[key] = _Class(operation.mode)
+        return of
+
+    def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]:
+        """Return where the operation's primitives and units are counted: its class, or nowhere if it is no cohort's."""
+        if self.warmup <= operation.due < self.duration:
+            of = self._class(operation)
+            return of.counts, of.units
+        return {}, {}
+
+    def _phases(self, of: _Class, operation: Operation) -> int:
         """Book every phase under its name and return the time inside the API's verbs."""
-        histograms, times = of.histograms, operation.times
-        api_phases = self._api.get(operation.client, frozenset())
-        api = 0
-        spent: dict[str, int] = {"total": latency, "queue": queued} if queued else {"total": latency}
-        for i, name in enumerate(operation.names):
-            ns = times[i + 1] - times[i]
-            spent[name] = spent.get(name, 0) + ns
-            if name in api_phases:
+        names = tuple(operation.names)
+        plan = of.plans.get(names) or of.plan(names, self._api.get(operation.client, frozenset()))
+        times = operation.times
+        api, before = 0, times[0]
+        for (histogram, inside), after in zip(plan, times[1:], strict=True):
+            ns = after - before
+            before = after
+            if inside:
                 api += ns
-        for name, ns in spent.items():
-            histogram = histograms.get(name)
-            if histogram is None:
-                histogram = histograms[name] = {}
-            bucket = bucket_of(ns)
+            octave = ns.bit_length() - SUB_BITS - 1
+            bucket = ns if octave <= 0 else (octave << SUB_BITS) + (ns >> octave)  # bucket_of, once per phase
             histogram[bucket] = histogram.get(bucket, 0) + 1
         return api
 
@@ -105,7 +126,7 @@ class OperationRecorder:
         """Keep the checksum of exact times, the worst operations, and the largest latency of each bin."""
         mixed = operation.number
         for at in operation.times:
-            mixed = (mixed * 0x9E3779B97F4A7C15 + at) & _MASK
+            mixed = mixed * 0x9E3779B1 + at & _MASK
         of.checksum = (of.checksum + (mixed ^ mixed >> 29)) & _MASK
         worst = (latency, operation.number, operation.due)
         if len(of.extremes) < _EXTREMES:
@@ -175,6 +196,11 @@ class OperationRecorder:
             for place, latency in sorted(of.peaks.items()):
                 _row(columns, client, kind, place, latency)
         return columns
+
+
+def _book(histogram: dict[int, int], ns: int) -> None:
+    bucket = bucket_of(ns)
+    histogram[bucket] = histogram.get(bucket, 0) + 1
 
 
 def _row(columns: Columns, *values: Any) -> None:

@@ -37,9 +37,10 @@ class Frames(Protocol):
 class Column:
     """One figure of the comparison.
 
-    `scale` picks its units (time in ns, size in bytes, share, count, rate per second); `source` is a metric's name, a
-    quantile as "p50", or "largest"; `per` says how replications combine: "replication" (mean of one value each),
-    "operation" (ratio of sums weighted by operations) or "latency" (weighted by the sum of latencies).
+    `scale` picks its units (time in ns, size in bytes, share, count, rate per second). `source` is a quantile as "p50",
+    "largest", or the beginning of metrics' names; `per` says how replications combine: "replication" (mean of one value
+    each), "operation" (weighted by operations), "latency" (sum over the sum of latencies) or "machine" (sum over all
+    groups of CPUs per operation).
     """
 
     name: str
@@ -55,11 +56,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("p90", "p90", "time", "p90"),
     Column("p99", "p99", "time", "p99"),
     Column("largest", "largest", "time", "largest"),
-    Column("api_share", "API share", "share", "api_share", "latency"),
+    Column("api_share", "API share", "share", "api_sum", "latency"),
     Column("rounds", "rounds", "count", "rounds_per_op"),
     Column("flushes", "flushes", "count", "flushes_per_op"),
-    Column("interruptions", "interrupts", "count", "interruptions_per_op"),
-    Column("stolen", "stolen", "time", "stolen_ns_per_op"),
+    Column("interruptions", "interrupts", "count", "interruptions_", "machine"),
+    Column("stolen", "stolen", "time", "stolen_ns_", "machine"),
     Column("asked", "asked", "size", "asked_bytes", "replication"),
     Column("reserved", "reserved", "size", "reserved_bytes", "replication"),
     Column("waste", "wasted", "size", "waste_bytes", "replication"),
@@ -102,10 +103,12 @@ def estimate_of(row: Mapping[str, Any], name: str) -> Estimate:
 
 def _classes(results: Frames) -> list[tuple[str, str, str]]:
     """Return client, class of operation and mode ("sync" or "deferred") of all that was measured, sync first."""
-    measured = results.table("histograms")[["client", "kind"]].drop_duplicates()
-    counted = results.table("counters").drop_duplicates(["client", "kind"])
-    modes = {(row["client"], row["kind"]): str(row["mode"]) for row in records(counted)}
-    found = [(row["client"], row["kind"], modes.get((row["client"], row["kind"]), "sync")) for row in records(measured)]
+    metrics = results.table("metrics")
+    kinds = metrics[metrics["metric"] == "throughput"][["client", "kind"]].drop_duplicates()
+    free = metrics[metrics["metric"] == "api_share_free"]
+    deferred = set(zip(free["client"], free["kind"], strict=True))
+    found = [(row["client"], row["kind"], "deferred" if (row["client"], row["kind"]) in deferred else "sync")
+             for row in records(kinds)]  # fmt: skip
     return sorted(found, key=lambda one: (one[0], one[2] != "sync"))
 
 

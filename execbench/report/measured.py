@@ -44,8 +44,8 @@ class Measured:
         return frame[(frame["cell"] == cell) & (frame["client"] == client) & (frame["kind"] == kind)]
 
     def operations(self) -> int:
-        """Completed operations of this class in all replications."""
-        return int(self._values("throughput")["n"].sum())
+        """Operations of this class whose latency was measured, in all replications."""
+        return int(self._values("latency_sum")["n"].sum())
 
     def estimate(self, column: Column) -> Estimate:
         """The figure of one column with its interval, or why there is none."""
@@ -53,39 +53,49 @@ class Measured:
             return self._quantile(QUANTILES[column.source])
         if column.source == "largest":
             return self._largest()
+        if column.per == "machine":
+            return self._per_operation(column.source)
         rows = self._values(column.source)
         if rows.empty:
             return refused(0, "not recorded")
-        values, n = rows["value"].fillna(0.0).to_numpy(float), rows["n"].to_numpy(float)
-        within = SHARES if column.scale == "share" else NOT_NEGATIVE
-        if column.per == "replication":
-            return mean_estimate(values, within=within)
+        values, n = rows["value"].to_numpy(float), rows["n"].to_numpy(float)
+        if column.per == "latency":
+            return ratio_estimate(values, self._values("latency_sum")["value"].to_numpy(float), within=SHARES)
         if column.per == "operation":
-            return ratio_estimate(values * n, n, within=within)
-        # A share of the latency sum: each replication counts by its sum of latencies.
-        sums = n * self._values("latency_mean")["value"].fillna(0.0).to_numpy(float)
-        return ratio_estimate(values * sums, sums, within=within)
+            return ratio_estimate(values * n, n, within=NOT_NEGATIVE)
+        return mean_estimate(values, within=NOT_NEGATIVE)
+
+    def _per_operation(self, prefix: str) -> Estimate:
+        """Totals over all groups of CPUs, per operation of this class: an interrupt never hits its own sender."""
+        machine = self._metrics["", ""]
+        groups = machine[machine["metric"].str.startswith(prefix)]
+        totals = groups.groupby("replication")["value"].sum().sort_index()
+        operations = self._values("latency_sum")["n"].to_numpy(float)
+        if len(totals) != len(operations):
+            return refused(0, "not recorded")
+        return ratio_estimate(totals.to_numpy(float), operations, within=NOT_NEGATIVE)
 
     def _values(self, metric: str) -> pd.DataFrame:
         """One row per replication, in order, of a metric in the narrowest scope that has it."""
         for rows in self._metrics.values():
             found = rows[rows["metric"] == metric]
             if not found.empty:
-                return found.sort_values("replication")
-        return found
+                break
+        return found.sort_values("replication")
 
     def _quantile(self, p: float) -> Estimate:
-        rows = self._histograms[self._histograms["phase"] == TOTAL]
-        if rows.empty:
+        if not self.sections:
             return refused(0, "not recorded")
-        replications = sorted(rows["replication"].unique())
-        sections: list[Section] = []
-        for replication in replications:
-            own = rows[rows["replication"] == replication]
-            sections.append(Histogram.from_columns(own["bucket"], own["count"]).weighted())
-        at = bucket_of(int(quantile(sections, p)))
-        clusters = [self._clusters[replication].supporting(at) for replication in replications]
-        return quantile_estimate(sections, p, clusters, self._window_s)
+        at = bucket_of(int(quantile(list(self.sections.values()), p)))
+        clusters = [self._clusters[replication].supporting(at) for replication in self.sections]
+        return quantile_estimate(list(self.sections.values()), p, clusters, self._window_s)
+
+    @cached_property
+    def sections(self) -> dict[int, Section]:
+        """Latencies and their counts by replication."""
+        rows = self._histograms[self._histograms["phase"] == TOTAL]
+        return {int(str(replication)): Histogram.from_columns(own["bucket"], own["count"]).weighted()
+                for replication, own in rows.groupby("replication")}  # fmt: skip
 
     @cached_property
     def _clusters(self) -> dict[int, Clusters]:

@@ -61,7 +61,8 @@ def bounds(value: float, low: float, high: float) -> str:
     """`[low, high]` with the decimals of the value it belongs to, or '' without an interval."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    decimals = decimals_for(value, (high - low) / 2)
+    half = (high - low) / 2
+    decimals = decimals_for(max(abs(value), half), half)
     return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
 
 

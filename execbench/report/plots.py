@@ -203,7 +203,7 @@ def _phase_means(results: Frames, cells: pd.DataFrame, client: str, kind: str) -
     operations = data[data["phase"] == TOTAL].groupby("arm", sort=False)["count"].sum()
     means = sums.drop(columns=TOTAL).div(operations, axis=0).reindex(operations.index)
     rank = {phase: number for number, phase in enumerate(PHASES)}
-    return means[sorted(means.columns, key=lambda phase: rank.get(phase, len(rank)))]
+    return means[sorted(means.columns, key=lambda phase: rank.get(str(phase), len(rank)))]
 
 
 def _bars(axes: Axes, means: pd.DataFrame, colours: Mapping[str, Any], inside: frozenset[str]) -> None:
@@ -233,10 +233,15 @@ def _phase_colours(phases: Iterable[str], inside: frozenset[str]) -> dict[str, A
 
 
 def _others(results: Frames, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return, per arm and time bin, interruptions per CPU and second and stolen share of the CPUs without a loader."""
+    """Return, per arm and time bin, interruptions per CPU and second and stolen share, of CPUs without a loader.
+
+    Where every CPU hosts a loader, of those.
+    """
     keys = ["cell", "replication", "group"]
     data = results.table("disturbance").merge(results.table("cpus")[[*keys, "cpus"]], on=keys)
-    data = data[data["cell"].isin(cells["cell"]) & (data["group"] != "loader")]
+    data = data[data["cell"].isin(cells["cell"]) & (data["cpus"] > 0)]
+    passive = data[data["group"] != "loader"]
+    data = data if passive.empty else passive
     sums = data.groupby(["cell", "t_ns"], sort=False)[["interruptions", "stolen_ns", "cpus"]].sum().reset_index()
     arm_of: Mapping[Any, Any] = dict(zip(cells["cell"], cells["arm"], strict=True))
     sums = sums.assign(arm=sums["cell"].map(arm_of))

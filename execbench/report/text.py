@@ -47,7 +47,6 @@ EFFECTS = (
 DEFERRED = (
     *(field for field in SPEED if field.names != ("throughput",)),
     Field(("rounds", "flushes")),
-    Field(("interruptions", "stolen")),
 )
 FAMILIES = (("p50", "p90", "p99", "largest"), ("asked", "reserved", "waste"))
 
@@ -97,22 +96,30 @@ def heading(point: str, client: str, kind: str, rows: pd.DataFrame) -> str:
 
 
 def notes(rows: pd.DataFrame) -> Iterator[str]:
-    """Everything a figure in `rows` needs said beside it: why it is missing, marked, or what went wrong."""
-    for row in records(rows[rows["refused"] != ""]):
-        yield f"n/a {row['arm']}: {row['refused']}"
-    said: dict[tuple[str, str], list[str]] = {}
-    for row in records(rows[rows["refused"] == ""]):
-        if row["outcome"]:
+    """What has to be said beside the figures of `rows`: refusals, failures, and what the marks mean, briefly."""
+    for row in records(rows):
+        if row["refused"]:
+            yield f"n/a {row['arm']}: {row['refused']}"
+        elif row["outcome"]:
             yield f"{row['arm']}: {row['outcome']}"
+    said: dict[str, list[str]] = {}
+    for row in records(rows[rows["refused"] == ""]):
         for name, column in BY_NAME.items():
-            estimate = estimate_of(row, name)
-            if estimate.status == "ok" or estimate.status == "n/a (not recorded)":
-                continue
-            mark = {APPROXIMATE: "~", AT_LEAST: ">="}.get(estimate.status, estimate.status)
-            for note in estimate.note.split("; "):
-                said.setdefault((mark, note), []).append(f"{column.title} of {row['arm']}")
-    for (mark, note), figures in said.items():
-        yield f"{mark} {note}".strip() + f": {_some(figures)}"
+            for reason in reasons(estimate_of(row, name)):
+                said.setdefault(reason, []).append(f"{column.title} of {row['arm']}")
+    for reason, figures in said.items():
+        yield f"{reason}: {_some(figures)}"
+
+
+def reasons(estimate: Estimate) -> Iterator[str]:
+    """Why a figure is missing or marked, without the numbers that differ from figure to figure."""
+    if estimate.status == AT_LEAST:
+        yield ">= operations were unfinished at the end"
+    elif estimate.status == APPROXIMATE:
+        few = [words for words in ("clusters of exceedances", "replications (") if words in estimate.note]
+        yield "~ approximate, few " + " and ".join(few).replace(" (", "") if few else f"~ {estimate.note}"
+    elif not estimate.available and "not recorded" not in estimate.status:
+        yield estimate.status
 
 
 def _tables(rows: pd.DataFrame, blocks: Sequence[Sequence[Field]], console: Console) -> Iterator[RenderableType]:

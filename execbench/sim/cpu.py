@@ -185,6 +185,12 @@ class Cpu:
     def occupy(self, task: Task) -> bool:
         """Give the CPU to `task` if it is free: it first lives through what was drawn for it."""
         if self.task is not None:
+            if self.task.spinning:
+                # need_resched() ends optimistic spinning: the waiter sleeps on, else a ready holder would never run
+                self.task.spinning = False
+                self.task = task
+                self.start_plan()
+                return True
             self.ready.append(task)
             return False
         now = self.engine.now

@@ -103,10 +103,14 @@ class Lock:
         if len(self.waiters) == 1 and holder.released_at() >= 0:
             self._hand_over_at(holder)
         cpu = task.cpu
-        spins = self.kind.kind == "spinlock" or (holder.task.asleep is None and not cpu.ready)
-        if not spins:
-            cpu.leave()
+        stays = self.kind.kind == "spinlock"
+        if not stays:
+            task.spinning = holder.cpu.task is holder.task and not cpu.ready
+            if not task.spinning:
+                cpu.leave()
         yield event
+        stays = stays or task.spinning
+        task.spinning = False
         now = engine.now
         waited = now - begin
         self.wait_ns += waited
@@ -116,7 +120,7 @@ class Lock:
             task.op.blamed_ns += waited
         if self.probe.wait is not None:
             self.probe.wait(begin, now, task, "lock", self.kind.name, holder.site, holder.in_verb)
-        if spins:
+        if stays:
             cpu.start_plan()
             cpu.spend(self.handoff_ns)
         else:

@@ -11,7 +11,7 @@ from execbench.sim.engine import Engine, Event, Proc
 class Task:
     """A thread bound to one CPU: it works (its CPU's plan), waits on its CPU, or sleeps and leaves it."""
 
-    __slots__ = ("asleep", "cpu", "engine", "name", "op", "site", "switch_in_ns", "turn", "verbs")
+    __slots__ = ("asleep", "cpu", "engine", "name", "op", "site", "spinning", "switch_in_ns", "turn", "verbs")
 
     def __init__(self, name: str, cpu: Cpu, engine: Engine, switch_in_ns: int) -> None:
         """`switch_in_ns` is what it costs to get on the CPU after a sleep (try_to_wake_up and the switch)."""
@@ -24,6 +24,7 @@ class Task:
         self.op: Any = None
         self.verbs = 0  # how deep inside a backend's verbs: waits that others suffer for it are charged to the API
         self.site = ""
+        self.spinning = False  # on its CPU, waiting for a mutex whose holder runs
 
     def run(self, body: Proc[Any]) -> Proc[None]:
         """Run `body` on the CPU from now on, then leave it."""

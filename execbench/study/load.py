@@ -87,7 +87,7 @@ def read(kind: str, name: str, where: str = "") -> TomlFile:
         raise InputError(str(path), f"text that is not TOML: {error}", "a TOML file", "correct that line") from error
 
 
-def data_path(name: str, beside: Path | None = None) -> Path:
+def data_path(name: str, beside: Path | None = None, where: str = "data file") -> Path:
     """Return the data file called `name`: a path, `./workloads/data/NAME`, or a shipped one.
 
     `beside` is the folder of the workload file that names it, which is looked into first.
@@ -99,7 +99,7 @@ def data_path(name: str, beside: Path | None = None) -> Path:
         if path.is_file():
             return path
     known = sorted({path.name for root in _roots() for path in (root / "workloads/data").glob("*.csv*")})
-    raise InputError("data file", name, f"a path or one of: {', '.join(known) or 'none found'}",
+    raise InputError(where, name, f"a path or one of: {', '.join(known) or 'none found'}",
                      did_you_mean(plain, known) or "put it into ./workloads/data/")  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def root_checked(key: str, where: str) -> None:
     if root not in ROOTS:
         near = [name for name in ROOTS if name.startswith(root[:3])]
         hint = did_you_mean(root, ROOTS) or (f"did you mean '{near[0]}'?" if near else _EXAMPLE)
-        raise InputError(where, key, f"a key under {', '.join(f'{name}.' for name in ROOTS)}", hint)
+        raise InputError(where, key, f"a dotted key that begins with {', '.join(ROOTS)}", hint)
     if not rest or not all(key.split(".")) or (root in ("client", "backend") and "." not in rest):
         raise InputError(where, key, f"{root}.{'NAME.' if root in ('client', 'backend') else ''}FIELD", _EXAMPLE)
 

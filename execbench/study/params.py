@@ -58,9 +58,9 @@ def resolved(cls: type, given: Mapping[str, Any], root: str) -> dict[str, Any]:
     return values
 
 
-def given_fields(cls: type, given: Mapping[str, Any], root: str) -> dict[str, Any]:
+def given_fields(cls: type, given: Mapping[str, Any], root: str, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return only the given parameters of `cls`, checked and in base units; InputError for unknown or wrong ones."""
-    known = fields_of(cls)
+    known = {name: field for name, field in fields_of(cls).items() if name not in hidden}
     hints = _hints(cls)
     values = {}
     for key, value in given.items():

@@ -20,7 +20,7 @@ from execbench.study.overrides import merged
 from execbench.study.params import fields_of, given_fields, resolved
 from execbench.study.plugins import class_for
 from execbench.study.spec import BackgroundTable, MachineFile, RunTable, TopologyTable, checked
-from execbench.units import size_bytes, time_ns
+from execbench.units import show_time, size_bytes, time_ns
 
 __all__ = ["clients", "kernel", "machine", "machine_tables", "run"]
 
@@ -117,15 +117,11 @@ def _sums_to_one(shares: Mapping[str, float], where: str) -> None:
 def kernel(tables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the release with the fields that differ from it, in base units."""
     fields = {key: value for key, value in tables.items() if key != "release"}
-    for fixed in ("name", "source"):
-        if fixed in fields:
-            free = ", ".join(sorted(set(fields_of(Release)) - {"name", "source"}))
-            raise InputError(f"kernel.{fixed}", fields[fixed], free, "choose another release with kernel.release")
     release = tables.get("release")
     if release not in RELEASES:
         raise InputError("kernel.release", release, ", ".join(RELEASES),
                          did_you_mean(str(release), RELEASES) or "see `execbench list kernels`")  # fmt: skip
-    spec = {"release": release, **given_fields(Release, fields, "kernel")}
+    spec = {"release": release, **given_fields(Release, fields, "kernel", hidden=("name", "source"))}
     release_from(spec)
     return spec
 
@@ -135,7 +131,7 @@ def run(tables: Mapping[str, Any], horizon: str) -> tuple[dict[str, Any], int]:
     known = checked(RunTable, tables, "run")
     times = {name: time_ns(getattr(known, name), f"run.{name}") for name in ("duration", "warmup", "drain")}
     if not times["warmup"] < times["duration"]:
-        raise InputError("run.warmup", str(known.warmup), f"less than the duration, {known.duration}",
+        raise InputError("run.warmup", str(known.warmup), f"less than the duration, {show_time(times['duration'])}",
                          "lengthen the run or shorten its warm-up")  # fmt: skip
     if horizon == "terminating" and times["warmup"]:
         raise InputError("run.warmup", str(known.warmup), '"0s": a terminating workload has no steady state to reach',
@@ -155,7 +151,7 @@ def clients(tables: Mapping[str, Mapping[str, Any]], beside: Path) -> tuple[dict
         cls = class_for("clients", name, f"client.{name}")
         values = resolved(cls, given, f"client.{name}")
         for field, file in list(_files(cls, values)):
-            path = data_path(file, beside)
+            path = data_path(file, beside, f"client.{name}.{field}")
             portable = file if _found_without(file, path) else str(path)
             _replace_file(values, field, portable)
             data[f"{name}.{field}"] = {"name": portable, "sha256": sha256_of(path), "rows": _rows(path)}

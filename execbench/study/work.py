@@ -34,7 +34,7 @@ ProgressCall: TypeAlias = Callable[[Progress], None]
 
 def directory_of(study: Study) -> Path:
     """Return where results go unless the user says otherwise: `./results/<workload>-<sha8 of the study>`."""
-    return Path("results") / f"{study.name.replace('/', '-')}-{study.sha8}"
+    return Path("results") / f"{study.workload}-{study.sha8}"
 
 
 def described(study: Study, command: str = "") -> manifest.Manifest:

@@ -100,13 +100,16 @@ def _replication(rows: dict[str, list[dict[str, Any]]], rng: np.random.Generator
                                    for b, c in sorted(histogram.items())]  # fmt: skip
     rounds = (2.4, 0.0, 1.0, 2.0, 0.0, 1.0, 0.0)[number]
     others = rounds * (cpus - 1)
-    scalar = {"throughput": n / 4.5, "latency_mean": float(latency.mean()), "api_share": 0.21 + 0.01 * number,
-              "rounds_per_op": rounds, "flushes_per_op": rounds * 0.9,
-              "interruptions_per_op": others * 0.97, "stolen_ns_per_op": others * 1430.0}  # fmt: skip
+    total = float(latency.sum())
+    scalar = {"throughput": n / 4.5, "latency_sum": total, "api_sum": total * (0.21 + 0.01 * number),
+              "rounds_per_op": rounds, "flushes_per_op": rounds * 0.9}  # fmt: skip
+    machine_wide = MEMORY | {"interruptions_loader": 0.0, "interruptions_passive": others * 0.97 * n,
+                             "stolen_ns_passive": others * 1430.0 * n}  # fmt: skip
+    rows["metrics"].append({**mine, "kind": "free", "metric": "api_share_free", "unit": "1", "value": 0.2, "n": n})
     rows["metrics"] += [{**mine, "kind": kind, "metric": m, "unit": "1", "value": v * (1 + rng.normal(0, 0.01)), "n": n}
                         for m, v in scalar.items() for kind in ("free", "load")]  # fmt: skip
     rows["metrics"] += [{**key, "metric": m, "client": "", "kind": "", "unit": "B", "value": v, "n": n}
-                        for m, v in MEMORY.items()]  # fmt: skip
+                        for m, v in machine_wide.items()]  # fmt: skip
     rows["counters"] += [{**mine, "kind": kind, "mode": mode, "primitive": p, "count": int(c * n), "units": int(c * n)}
                          for kind, mode, p, c in (("free", "deferred", "text_poke_set", 1.2),
                                                   ("load", "sync", "on_each_cpu", rounds),

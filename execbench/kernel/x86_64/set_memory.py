@@ -35,7 +35,7 @@ def change_page_attr(
     yield from vm_unmap_aliases(k)
     yield from k.settle()
     change = k.text_map.protect(area, first, pages, perm)
-    k.spend("cpa_page", pages)
+    k.spend("cpa_page", change.looked)
     for _ in range(change.splits):
         yield from _split(k)
     touched = change.ptes > 0
@@ -49,12 +49,16 @@ def change_page_attr(
 
 
 def change_alias(k: Kernel, runs: tuple[Run, ...], perm: DirectPerm) -> Proc[bool]:
-    """Give the direct map of `runs` the protection `perm`; say whether an entry changed. Splits are permanent."""
+    """Give the direct map of `runs` the protection `perm`; say whether an entry changed. Splits are permanent.
+
+    Page by page, as cpa_process_alias does behind a primary of 4K entries and set_direct_map_*_noflush always does: a
+    huge leaf is split by its first page, even if all its pages will follow.
+    """
     yield from k.settle()
     changed = False
     for run in runs:
         k.spend("cpa_page", run.n)
-        split = k.direct_map.change(run, perm)
+        split = k.direct_map.change(run, perm, by_page=True)
         changed = changed or split.entries > 0
         for _ in range(split.pud + split.pmd):
             yield from _split(k)

@@ -1,0 +1,192 @@
+"""The lazy model's mechanism is the explicit one, to the nanosecond: both live through the same pre-drawn visits.
+
+No statistics: every acknowledgement, interruption, handler time, hold-out count and activation must be equal, on
+random schedules in which rounds of two senders overlap, scans fall in between and most times are tied.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from execbench.sim.chain import Chain, State
+from execbench.sim.engine import Class, Engine, event_key
+from execbench.sim.explicit import ExplicitCpus
+from execbench.sim.lazy import LazyCpus
+from execbench.sim.rng import Streams
+
+# user, kernel, two masked states that lead into each other, shallow and deep idle, a masked state that is quiescent.
+STATES = (
+    State("user", False, True, 0, 0),
+    State("kernel", False, False, 0, 1),
+    State("masked-a", True, False, 0, 2),
+    State("masked-b", True, False, 0, 3),
+    State("shallow", False, True, 2, 4),
+    State("deep", False, True, 5, 4),
+    State("away", True, True, 0, 6),
+)
+RATES = tuple(tuple(0.0 if i == j else 0.02 for j in range(7)) for i in range(7))
+CHAIN = Chain(STATES, RATES, (1 / 7,) * 7)
+STREAM = Streams(1, 0).stream("unused")
+
+
+class Path:
+    """The k-th visit of a CPU since its last restart lasts, and is followed by, what a table says."""
+
+    def __init__(self, seed: int, grid: float) -> None:
+        self.seed, self.grid = seed, grid
+        self.lives: dict[int, int] = {}
+        self.visits: dict[int, int] = {}
+
+    def restart(self, cpu: int) -> None:
+        self.lives[cpu] = self.lives.get(cpu, 0) + 1
+        self.visits[cpu] = 0
+
+    def visit(self, cpu: int, x: int) -> tuple[float, int]:
+        k = self.visits[cpu] = self.visits.get(cpu, 0) + 1
+        table = random.Random(f"{self.seed}/{cpu}/{self.lives.get(cpu, 0)}/{k}/{x}")
+        return table.randint(1, 30) * self.grid, table.choice([y for y in range(7) if y != x])
+
+    def initial(self, cpu: int) -> tuple[int, float, int]:
+        x = random.Random(f"{self.seed}/{cpu}").randrange(7)
+        return x, *self.visit(cpu, x)
+
+
+class PathSource:
+    """Reads the background off a path, one CPU at a time (execbench.sim.lazy.Source)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.x: dict[int, int] = {}
+        self.left: dict[int, float] = {}
+        self.then: dict[int, int] = {}
+        self.at: dict[int, float] = {}
+
+    def initial(self, cpu: int, n: int) -> list[int]:
+        tally = [0] * 7
+        if n:
+            self.x[cpu], self.left[cpu], self.then[cpu] = self.path.initial(cpu)
+            tally[self.x[cpu]] = 1
+        return tally
+
+    def enter(self, cpu: int, x: int) -> None:
+        self.x[cpu] = x
+        self.left[cpu], self.then[cpu] = self.path.visit(cpu, x)
+
+    def split(self, cpu: int, x: int, n: int, t0: int, t1: int, d: int, watch: bool, tally: list[int]) -> None:
+        assert n == 1
+        if x != self.x[cpu]:
+            self.enter(cpu, x)
+        self.at[cpu] = t0
+        assert not (watch and STATES[x].qs)
+        seen = not watch
+        while self.at[cpu] + self.left[cpu] <= t1:
+            seen = seen or STATES[self._jump(cpu)].qs
+        jumps = self.at[cpu] + self.left[cpu] <= d
+        if not jumps:
+            self._rest(cpu, d)
+        tally[(2 * jumps + (not seen)) * 7 + self.x[cpu]] += 1
+
+    def first_jump(self, cpu: int, x: int, t1: int, d: int) -> tuple[float, int]:
+        step = self.jump(cpu, x, t1, d)
+        assert step is not None
+        return step
+
+    def jump(self, cpu: int, x: int, at: float, until: float) -> tuple[float, int] | None:
+        assert x == self.x[cpu]
+        if self.at[cpu] + self.left[cpu] > until:
+            self._rest(cpu, until)
+            return None
+        y = self._jump(cpu)
+        return self.at[cpu], y
+
+    def _jump(self, cpu: int) -> int:
+        self.at[cpu] += self.left[cpu]
+        self.enter(cpu, self.then[cpu])
+        return self.x[cpu]
+
+    def _rest(self, cpu: int, until: float) -> None:
+        self.left[cpu] = self.at[cpu] + self.left[cpu] - until
+        self.at[cpu] = until
+
+
+class Acked:
+    """Keeps what a round is told, whether at once or as it becomes known."""
+
+    def __init__(self) -> None:
+        self.targets = 0
+        self.n = 0
+        self.last = -1
+
+    def expect(self, n: int) -> None:
+        self.targets += n
+
+    def acked(self, at: int, n: int = 1) -> None:
+        self.n += n
+        self.last = max(self.last, at)
+
+
+def run(model: str, cpus: int, schedule: list[tuple[Any, ...]], seed: int, grid: float, **patches: Any) -> list[Any]:
+    """Play a schedule on one model and return everything that can be seen of it."""
+    engine = Engine()
+    path = Path(seed, grid)
+    named = range(cpus)
+    passive: LazyCpus | ExplicitCpus
+    if model == "lazy":
+        passive = patches.get("lazy", LazyCpus)(engine, CHAIN, cpus, named, 4, STREAM, source=PathSource(path))
+    else:
+        passive = ExplicitCpus(engine, CHAIN, cpus, named, 4, STREAM, visits=path)
+    active: set[int] = set()
+    told: list[Any] = []
+
+    def act(kind: str, cpu: int, a: int, b: int) -> None:
+        t = engine.now
+        cpu %= cpus
+        if kind == "send" or (kind == "send-one" and cpu not in active):
+            told.append(Acked())
+            passive.send(t, a, b, told[-1], cpu if kind == "send-one" else None)
+        elif kind == "gp":
+            passive.gp_start(t)
+        elif kind == "scan":
+            told.append(("scan", t, passive.scan(t)))
+        elif kind == "switch" and cpu in active:
+            path.restart(cpu)
+            active.remove(cpu)
+            passive.deactivate(t, cpu, t + a - 2)
+        elif kind == "switch":
+            active.add(cpu)
+            told.append(("run", t, passive.activate(t, cpu)))
+        told.append((passive.interruptions(cpu), passive.stolen_ns(cpu), passive.interruptions(), passive.stolen_ns()))
+
+    t = 0
+    for number, (gap, kind, cpu, a, b) in enumerate(schedule):
+        t += gap
+        # Keys on both sides of those of the CPUs: whether the model's own events come first must not matter.
+        key = event_key(Class.SENDER, number) if cpu % 2 else number
+        engine.call_at(t, key, lambda args=(kind, cpu, a, b): act(*args))
+    engine.run(t + 10_000)
+    return [(item.targets, item.n, item.last) if isinstance(item, Acked) else item for item in told]
+
+
+SCHEDULES = st.lists(
+    st.tuples(
+        st.integers(0, 12),
+        st.sampled_from(["send", "send", "send", "send-one", "gp", "scan", "scan", "switch"]),
+        st.integers(0, 3),
+        st.integers(0, 6),
+        st.integers(0, 8),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(st.integers(1, 4), SCHEDULES, st.integers(0, 10**6), st.sampled_from([1.0, 0.375]))
+def test_lazy_equals_explicit_to_the_ns(
+    cpus: int, schedule: list[tuple[Any, ...]], seed: int, grid: float
+) -> None:
+    assert run("lazy", cpus, schedule, seed, grid) == run("explicit", cpus, schedule, seed, grid)
