@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from execbench.cli.list import app as list_app
+from execbench.cli.listing import app as list_app
 from execbench.cli.report import report
 from execbench.cli.run import run
 from execbench.cli.sweep import sweep

@@ -12,7 +12,7 @@ Workload = Annotated[str | None, typer.Option("-w", "--workload", help="Workload
 Backends = Annotated[
     list[str] | None,
     typer.Option("-b", "--backend", metavar="ARM",
-                 help="Arm to compare: NAME, 'NAME[field=value,...]' or ./FILE.py[:Class]; repeat for more."),
+                 help="Arm to compare: NAME, 'NAME\\[field=value,...]' or ./FILE.py\\[:Class]; repeat for more."),
 ]  # fmt: skip
 Machine = Annotated[str | None, typer.Option("-m", "--machine", help="Machine file or name.", metavar="NAME")]
 Kernel = Annotated[str | None, typer.Option("-k", "--kernel", help="Kernel release.", metavar="RELEASE")]

@@ -62,14 +62,15 @@ def map_text(k: Kernel, area: VmArea) -> Proc[None]:
 def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
     """Unmap an area whose direct map was left alone, or is set back; its address becomes lazy, its pages free at once.
 
-    The pages may be reused while a stale executable translation of the address lives on, as with every vmalloc area.
+    An area that was never mapped has no stale translation, but goes the same way. The pages may be reused while a stale executable translation of the address lives on, as with every vmalloc area.
     """
     yield from k.settle()
     k.count("vfree", area.pages)
-    k.text_map.unmap(area)
+    if area in k.text_map:
+        k.text_map.unmap(area)
+        k.spend("pte_set", area.pages)
     k.vmap.free_lazy(area)
     k.spend("vmap_area_free")
-    k.spend("pte_set", area.pages)
     if reset_alias:
         yield from k.set_direct_map(area, "rw")
     k.frames.free(area.runs)

@@ -7,10 +7,10 @@ are ratios of sums over replications; memory is the mean over replications of it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from execbench.report.arms import arms_of
+from execbench.report.columns import COLUMNS
 from execbench.report.measured import Measured
 from execbench.stats.estimate import Estimate, refused
 
@@ -31,43 +31,6 @@ class Frames(Protocol):
 
     def table(self, name: str) -> pd.DataFrame:
         """One result table of all replications; KeyError if there is none of that name."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One figure of the comparison.
-
-    `scale` picks its units (time in ns, size in bytes, share, count, rate per second). `source` is a quantile as "p50",
-    "largest", or the beginning of metrics' names; `per` says how replications combine: "replication" (mean of one value
-    each), "operation" (weighted by operations), "latency" (sum over the sum of latencies) or "machine" (sum over all
-    groups of CPUs per operation).
-    """
-
-    name: str
-    title: str
-    scale: str
-    source: str
-    per: str = "operation"
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column("throughput", "ops", "rate", "throughput", "replication"),
-    Column("p50", "p50", "time", "p50"),
-    Column("p90", "p90", "time", "p90"),
-    Column("p99", "p99", "time", "p99"),
-    Column("largest", "largest", "time", "largest"),
-    Column("api_share", "API share", "share", "api_sum", "latency"),
-    Column("rounds", "rounds", "count", "rounds_per_op"),
-    Column("flushes", "flushes", "count", "flushes_per_op"),
-    Column("interruptions", "interrupts", "count", "interruptions_", "machine"),
-    Column("stolen", "stolen", "time", "stolen_ns_", "machine"),
-    Column("asked", "asked", "size", "asked_bytes", "replication"),
-    Column("reserved", "reserved", "size", "reserved_bytes", "replication"),
-    Column("waste", "wasted", "size", "waste_bytes", "replication"),
-    Column("leaves_4k", "4K leaves", "count", "text_leaves_4k", "replication"),
-    Column("leaves_2m", "2M leaves", "count", "text_leaves_2m", "replication"),
-)
-BY_NAME = {column.name: column for column in COLUMNS}
 
 
 def comparison(results: Frames) -> pd.DataFrame:

@@ -17,7 +17,8 @@ from execbench.stats.quantiles import Section, quantile, quantile_estimate
 if TYPE_CHECKING:
     import pandas as pd
 
-    from execbench.report.comparison import Column, Frames
+    from execbench.report.columns import Column
+    from execbench.report.comparison import Frames
 
 QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 TOTAL = "total"

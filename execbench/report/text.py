@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from execbench.report.comparison import BY_NAME, estimate_of, records
+from execbench.report.columns import BY_NAME
+from execbench.report.comparison import estimate_of, records
 from execbench.report.numbers import Unit, bounds, number, unit_for
 from execbench.stats.estimate import APPROXIMATE, AT_LEAST, Estimate
 

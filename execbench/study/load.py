@@ -184,9 +184,9 @@ class Layer:
         if not self.text:
             return inside
         below = plain.startswith(known)
-        shown = inside + key[len(known) :] if below else inside[: len(inside) - len(known) + len(plain)]
-        line = line_of(self.text, shown)
-        return f"{self.label}{f':{line}' if line else ''}: {shown}"
+        shown = inside + key[len(known) :] if below else inside[: max(len(inside) - len(known) + len(plain), 0)]
+        line = line_of(self.text, shown) if shown else None
+        return f"{self.label}{f':{line}' if line else ''}{f': {shown}' if shown else ''}"
 
 
 @dataclass
@@ -196,10 +196,18 @@ class Layers:
     layers: list[Layer] = field(default_factory=list)
 
     def where(self, key: str) -> str:
-        """Return the place of the strongest source that set `key`; the key itself if none did."""
-        for layer in reversed(self.layers):
-            if (place := layer.where(key)) is not None:
-                return place
+        """Return the place of the strongest source that set `key`; the key itself if none did.
+
+        A key that is missing is placed in the file that has its nearest parent.
+        """
+        files = [layer for layer in self.layers if layer.text]
+        parent, rest, layers = key, "", self.layers
+        while parent:
+            for layer in reversed(layers):
+                if (place := layer.where(parent)) is not None:
+                    return place + rest
+            parent, dot, last = parent.rpartition(".")
+            rest, layers = dot + last + rest, files
         return key
 
     @contextmanager

@@ -202,10 +202,10 @@ def _translated(model: type[BaseModel], data: Mapping[str, Any], root: str, erro
     where = ".".join([root, *path]).strip(".")
     if found["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
-        return kind(where, "an unknown key", ", ".join(known), did_you_mean(path[-1], known) or "remove it")
+        return kind(where, f"the unknown key {path[-1]!r}", ", ".join(known), did_you_mean(path[-1], known) or "remove it")
     if found["type"] == "missing":
         name = str(found["loc"][-1])
-        return kind(where, f"no {name}", f"the keys {', '.join(_fields_at(model, path))}", f"add {name}")
+        return kind(f"{where}.{name}".lstrip("."), f"no {name}", f"the keys {', '.join(_fields_at(model, path))}", f"add {name}")
     allowed = found["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     text = str(given) if isinstance(given, str) else ""
     choices = [choice.strip(" '") for choice in allowed.replace(" or ", ",").split(",")]

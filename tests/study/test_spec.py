@@ -46,7 +46,7 @@ RUN = {"duration": "1s", "warmup": 0, "drain": "1s"}
         ({"seed": "1"}, "run.seed: got '1'; allowed: integer"),
         ({"merge": 1}, "run.merge: got 1; allowed: boolean"),
         ({"cpu_model": "lasy"}, "run.cpu_model: got 'lasy'; allowed: 'lazy' or 'explicit'; did you mean 'lazy'?"),
-        ({"sed": 1}, "run.sed: got an unknown key; allowed: duration, warmup, .*; did you mean 'seed'"),
+        ({"sed": 1}, "run.sed: got the unknown key .*; allowed: duration, warmup, .*; did you mean 'seed'"),
         ({"duration": 1.5}, "run.duration: got 1.5"),
         ({"record": ["operation"]}, r"run.record\[0\]: got 'operation'; allowed: 'operations'"),
     ],
@@ -57,12 +57,12 @@ def test_a_wrong_value_is_named_with_what_is_allowed(change: dict[str, Any], sai
 
 
 def test_a_missing_key_is_named() -> None:
-    with pytest.raises(InputError, match="run: got no drain; allowed: the keys duration, .*; add drain"):
+    with pytest.raises(InputError, match="run.drain: got no drain; allowed: the keys duration, .*; add drain"):
         checked(RunTable, {"duration": "1s", "warmup": 0}, "run")
 
 
 def test_a_misspelt_key_is_said_before_the_missing_one_it_explains() -> None:
-    with pytest.raises(InputError, match=r"drian: got an unknown key; .* did you mean 'drain'\?"):
+    with pytest.raises(InputError, match=r"drian: got the unknown key .*; .* did you mean 'drain'"):
         checked(RunTable, {"duration": "1s", "warmup": 0, "drian": "1s"}, "run")
 
 
@@ -72,7 +72,7 @@ def test_errors_of_a_machine_are_machine_errors() -> None:
 
 
 def test_nested_tables_are_followed_to_the_key() -> None:
-    with pytest.raises(InputError, match="study.workloads: got an unknown key; .*; did you mean 'workload'"):
+    with pytest.raises(InputError, match="study.workloads: got the unknown key .*; .*; did you mean 'workload'"):
         checked(StudyFile, {"study": {"workloads": "bpf"}})
     with pytest.raises(InputError, match="workload.horizon: got 'steady'; allowed: 'steady-state' or 'terminating'"):
         checked(WorkloadFile, {

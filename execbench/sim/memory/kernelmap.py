@@ -113,6 +113,10 @@ class KernelMap:
         present = len(table.codes) - table.codes.count(NONE)
         return present - (PMD_PAGES - 1) * sum(table.codes[slot] != NONE for slot in table.huge)
 
+    def __contains__(self, area: object) -> bool:
+        """Say whether the area has page-table entries."""
+        return area in self._tables
+
     def perm(self, area: VmArea, page: int) -> Perm:
         """Return the permission of one page."""
         return cast(Perm, NAMES[self._table(area).codes[page]])

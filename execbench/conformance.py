@@ -1,0 +1,256 @@
+"""What every backend must keep, checked on a toy machine: the verbs' contract, memory, locks, and two tasks at once.
+
+A backend passes when `check` returns no findings. The machine has four CPUs and costs of round numbers; nothing here
+depends on how long anything takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from execbench.contract import Image, Proc, Region, Request, Support, TextKind
+from execbench.costs import CATALOGUE, Cost, CostTable, Evidence
+from execbench.errors import SimulatedFailure
+from execbench.kernel.facade import Kernel, Shared
+from execbench.kernel.operation import Operation
+from execbench.kernel.releases import RELEASES, release_from
+from execbench.sim.machine import Machine
+from execbench.sim.rcu import RcuRules
+from execbench.sim.rng import Streams
+from execbench.sim.task import Task
+
+VERBS = ("start", "alloc", "write", "finalize", "free", "usage")
+SIZES = (1, 63, 64, 65, 4095, 4096, 4097, 8192, 20_000, 3 << 20)
+_END = 10_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One broken promise: which rule, and what was seen."""
+
+    rule: str
+    seen: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.rule}: {self.seen}"
+
+
+def check(backend: Any) -> list[Finding]:
+    """Return what the backend breaks on any release; an empty list means that it conforms."""
+    findings = list(_shape(backend))
+    if findings:
+        return findings
+    for release in RELEASES:
+        for scenario in (_one_by_one, _groups, _two_tasks, _never_finalized):
+            try:
+                findings += (
+                    Finding(f"{finding.rule} ({scenario.__name__.strip('_')}, {release})", finding.seen)
+                    for finding in scenario(backend, release)
+                )
+            except (SimulatedFailure, AssertionError, ValueError, TypeError, AttributeError) as error:
+                findings.append(Finding(f"runs ({scenario.__name__.strip('_')}, {release})", repr(error)))
+    return findings
+
+
+def _shape(backend: Any) -> Iterator[Finding]:
+    cls = type(backend)
+    if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        yield Finding("is a frozen dataclass", cls.__name__)
+    elif any(not field.kw_only for field in dataclasses.fields(cls)):
+        yield Finding("has keyword-only parameters", cls.__name__)
+    if not isinstance(getattr(cls, "support", None), Support):
+        yield Finding("declares its support", f"support = {getattr(cls, 'support', None)!r}")
+    for verb in VERBS:
+        if not callable(getattr(backend, verb, None)):
+            yield Finding("has all verbs", f"no {verb}")
+
+
+class Bench:
+    """A toy machine with one backend started on it."""
+
+    def __init__(self, backend: Any, release: str, merge: bool = True) -> None:
+        """Four CPUs, of which two may host tasks; the others idle."""
+        costs = toy_costs()
+        spec = {"topology": {"cpus": 4, "nodes": 1}, "kernel": {"hz": 1000}, "background": toy_background()}
+        self.machine = Machine(spec, costs, Streams(1, 0), (0, 1), {"merge": merge})
+        self.machine.start_rcu(RcuRules(1_000_000, 1, 1, True, 5, 100, 100, 100, 100, 0.0))
+        self.shared = Shared(self.machine, release_from({"release": release}), costs)
+        self.shared.recorder = _Nobody()
+        self.backend = backend
+        self.state = backend.start(self.shared)
+        self.findings: list[Finding] = []
+        self.finished = 0
+        self.started = 0
+
+    def task(self, cpu: int, body: Any) -> None:
+        """Run `body(k)` on a CPU."""
+        self.started += 1
+        task = Task(f"check/{cpu}", self.machine.active_cpu(cpu), self.machine.engine, 10)
+        self.machine.engine.spawn(task.run(self._counted(body, self.shared.view(task))), 0, task.cpu.key)
+
+    def _counted(self, body: Any, k: Kernel) -> Proc[None]:
+        yield from body(k)
+        yield from k.settle()
+        self.finished += 1
+
+    def expect(self, rule: str, holds: bool, seen: object) -> None:
+        """Note a finding unless `holds`."""
+        if not holds:
+            self.findings.append(Finding(rule, str(seen)))
+
+    def run(self) -> list[Finding]:
+        """Run everything; afterwards all tasks are done, all locks free, and memory adds up."""
+        self.machine.engine.run(_END)
+        self.expect("every task comes to its end", self.finished == self.started, f"{self.finished} of {self.started}")
+        for name, lock in self.shared.locks.items():
+            lock.sync()
+            self.expect("locks are free in the end", lock.hold is None, name)
+        self.expect("no page is writable and executable", self.shared.text_map.wx_pages == 0, self.shared.text_map.wx_pages)
+        for part in (self.shared.vmap, self.shared.frames, self.shared.direct_map, self.shared.text_map):
+            part.check()
+        return self.findings
+
+    def install(self, k: Kernel, requests: Sequence[Request], patches: int = 0) -> Proc[tuple[Region, ...]]:
+        """Allocate, write and finalize one group, checking what alloc promises."""
+        regions: tuple[Region, ...] = yield from self.backend.alloc(k, self.state, requests)
+        self.expect("alloc returns one region per request", len(regions) == len(requests), len(regions))
+        for region, request in zip(regions, requests, strict=False):
+            self.expect("a region has the size that was asked", region.size == request.size, (region.size, request.size))
+            self.expect("a region reserves at least its size", region.reserved >= region.size, region)
+            self.expect("a region keeps the kind that was asked", region.kind == request.kind, region.kind)
+            yield from self.backend.write(k, self.state, region, Image(region.id, region.size, patches))
+        yield from self.backend.finalize(k, self.state, regions)
+        yield from k.settle()
+        return regions
+
+    def account(self, live: Sequence[Region]) -> None:
+        """Compare usage with the regions that are live."""
+        usage = self.backend.usage(self.state)
+        asked, reserved = sum(region.size for region in live), sum(region.reserved for region in live)
+        self.expect("usage.asked is the sum of live regions", usage.asked == asked, (usage.asked, asked))
+        self.expect("usage.reserved covers live regions", usage.reserved >= reserved, (usage.reserved, reserved))
+        self.expect("usage.internal_waste is not negative", usage.internal_waste >= 0, usage.internal_waste)
+        spans = sorted((region.va, region.va + region.reserved) for region in live)
+        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+            self.expect("live regions do not overlap", start >= end, (hex(end), hex(start)))
+        if live:
+            self.expect("finished text is mapped", sum(self.shared.text_map.text_leaves()) > 0, usage.leaves)
+
+
+class _Nobody:
+    """A recorder that keeps nothing."""
+
+    def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]:
+        return {}, {}
+
+    def begun(self, operation: Operation, at: int) -> None: ...
+    def finished(self, operation: Operation) -> None: ...
+
+
+def _kind(backend: Any) -> TextKind:
+    kinds = type(backend).support.kinds
+    return TextKind.BPF if TextKind.BPF in kinds else kinds[0]
+
+
+def _one_by_one(backend: Any, release: str) -> list[Finding]:
+    """Sizes around every boundary, each freed again: nothing is left but what the backend keeps for later."""
+    bench = Bench(backend, release)
+    kind = _kind(backend)
+
+    def body(k: Kernel) -> Proc[None]:
+        live: list[Region] = []
+        for size in SIZES:
+            live += yield from bench.install(k, [Request(size, kind)])
+            bench.account(live)
+        for region in live[::2]:
+            yield from backend.free(k, bench.state, [region])
+        yield from k.settle()
+        bench.account(live[1::2])
+        for region in live[1::2]:
+            yield from backend.free(k, bench.state, [region])
+        yield from k.settle()
+        bench.account([])
+
+    bench.task(0, body)
+    return bench.run()
+
+
+def _groups(backend: Any, release: str) -> list[Finding]:
+    """A group of several regions is handed out, written with patches, finished and freed as one."""
+    bench = Bench(backend, release)
+    kind = _kind(backend)
+
+    def body(k: Kernel) -> Proc[None]:
+        regions = yield from bench.install(k, [Request(size, kind) for size in SIZES[:6]], patches=3)
+        bench.account(regions)
+        yield from backend.free(k, bench.state, regions)
+        yield from k.settle()
+        bench.account([])
+
+    bench.task(0, body)
+    return bench.run()
+
+
+def _two_tasks(backend: Any, release: str) -> list[Finding]:
+    """Two CPUs at once, out of step: no deadlock, no overlap, and the same end whether costs are merged or not."""
+    ends = []
+    findings: list[Finding] = []
+    for merge in (True, False):
+        bench = Bench(backend, release, merge)
+        for cpu in (0, 1):
+            bench.task(cpu, _loop(bench, cpu))
+        findings += bench.run()
+        locks = {name: (lock.acquisitions, lock.wait_ns, lock.hold_ns) for name, lock in bench.shared.locks.items()}
+        ends.append((bench.machine.interrupts.rounds, locks, backend.usage(bench.state)))
+    if ends[0] != ends[1]:
+        findings.append(Finding("merging costs changes nothing", f"{ends[0]} against {ends[1]}"))
+    return findings
+
+
+def _loop(bench: Bench, cpu: int) -> Any:
+    def body(k: Kernel) -> Proc[None]:
+        kind = _kind(bench.backend)
+        for i in range(6):
+            regions = yield from bench.install(k, [Request(100 * (i + 1) + 37 * cpu, kind)])
+            yield from k.sleep_until(k.now + 5_000 * (1 + cpu))
+            yield from bench.backend.free(k, bench.state, regions)
+
+    return body
+
+
+def _never_finalized(backend: Any, release: str) -> list[Finding]:
+    """A load that fails after alloc, or after write, is freed without ever having been executable."""
+    bench = Bench(backend, release)
+    kind = _kind(backend)
+
+    def body(k: Kernel) -> Proc[None]:
+        for write in (False, True):
+            regions = yield from backend.alloc(k, bench.state, [Request(300, kind)])
+            if write:
+                yield from backend.write(k, bench.state, regions[0], Image(1, 300))
+            yield from backend.free(k, bench.state, regions)
+            yield from k.settle()
+            bench.account([])
+
+    bench.task(0, body)
+    return bench.run()
+
+
+def toy_costs() -> CostTable:
+    """Return a table in which every cost is a whole number of ns, no two alike, so that a mistaken name shows."""
+    return CostTable(
+        {
+            name: Cost(name, 1000 * (10 + i), 1000, 1_000_000, entry.per, "constant", None, Evidence.ASSUMED, "toy", "input")
+            for i, (name, entry) in enumerate(CATALOGUE.items())
+        }
+    )
+
+
+def toy_background() -> dict[str, Any]:
+    """Return a background that idles half of the time and works in user mode otherwise."""
+    state = {"fraction": 0.5, "mean": 100_000, "masked": False, "qs": True}
+    return {"rule": "symmetric-flux", "restart": "idle-shallow", "states": {"user": state, "idle-shallow": dict(state)}}

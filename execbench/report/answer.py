@@ -1,0 +1,134 @@
+"""The answer in a few sentences, computed from the data: who is fastest, by how much, how sure, and what the API can do.
+
+Ratios are those of pooled quantiles; intervals by sectioning over paired replications, widened for the number of
+comparisons (Bonferroni), so that all of them hold together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from execbench.report.measured import QUANTILES, Measured
+from execbench.report.numbers import with_unit
+from execbench.stats.estimate import LEVEL
+from execbench.stats.quantiles import quantile, sectioning_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from execbench.report.comparison import Frames
+    from execbench.report.setting import Setting
+
+MARGIN = 0.05
+"""Ratios within 1 / 1.05 and 1.05 do not matter to anybody; verdicts are about this margin."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How much longer an arm takes than the reference at one quantile, with its joint interval (NaN without one)."""
+
+    arm: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says about the margin."""
+        if np.isnan(self.low):
+            return "no interval"
+        if 1 / (1 + MARGIN) < self.low and self.high < 1 + MARGIN:
+            return "equivalent"
+        if self.low > 1 + MARGIN:
+            return "slower"
+        if self.high < 1 / (1 + MARGIN):
+            return "faster"
+        if self.low > 1 or self.high < 1:
+            return ("slower" if self.low > 1 else "faster") + ", size undecided"
+        return "undecided"
+
+    def __str__(self) -> str:
+        interval = "" if np.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.value:.2f}{interval} times"
+
+
+def ratios(results: Frames, rows: pd.DataFrame, quantile_name: str, reference: str) -> list[Ratio]:
+    """Return the ratio of each other arm to the reference arm, for rows of one point, client and class."""
+    arms = {str(row.arm): _sections(results, row) for row in rows[rows["refused"] == ""].itertuples()}
+    base = arms.pop(reference)
+    p = QUANTILES[quantile_name]
+    level = 1 - (1 - LEVEL) / max(len(arms), 1)
+    return [Ratio(arm, *_ratio(own, base, p, level)) for arm, own in arms.items() if own]
+
+
+def answer(results: Frames, rows: pd.DataFrame, setting: Setting) -> list[str]:
+    """Return the sentences for the rows of one point, client and class (what callers wait for)."""
+    known = rows[(rows["refused"] == "") & rows["p50"].notna()]
+    if known.empty:
+        return ["Nothing can be said about latency: no quantile has enough support. Simulate for longer."]
+    kind = str(known["kind"].iloc[0])
+    said = [_fastest(results, known, kind, "p50", "the median")]
+    if known["p99"].notna().all():
+        said.append(_fastest(results, known, kind, "p99", "p99"))
+    else:
+        said.append("Some p99 lack support: simulate for longer to compare the tails.")
+    said.append(_share(known, kind))
+    weak = setting.weakest
+    said.append(f"How sure: 95 % intervals over {known['replications'].max()} replications; they hold for these costs, "
+                f"of which the weakest are {weak}. What the uncertainty of the costs does to the answer was not explored.")  # fmt: skip
+    return said
+
+
+def _fastest(results: Frames, known: pd.DataFrame, kind: str, name: str, words: str) -> str:
+    order = known.sort_values(name, kind="stable")
+    best = order.iloc[0]
+    others = {ratio.arm: ratio for ratio in ratios(results, known, name, str(best["arm"]))}
+    sentence = f"At {words} the fastest {kind} is with {best['arm']}: {with_unit(float(best[name]), 'time')}"
+    ranked = [others[arm] for arm in order["arm"].iloc[1:]]
+    tied = [ratio.arm for ratio in ranked if ratio.verdict in ("equivalent", "undecided")]
+    slower = [ratio for ratio in ranked if ratio.arm not in tied]
+    if tied:
+        sentence += f"; {_listed(tied)} cannot be told from it" if len(tied) > 1 else f"; {tied[0]} cannot be told from it"
+    if slower:
+        sentence += f"; {slower[0].arm} takes {slower[0]} as long"
+    if len(slower) > 1:
+        sentence += f", and the slowest, {slower[-1].arm}, {slower[-1]}"
+    return sentence + "."
+
+
+def _share(known: pd.DataFrame, kind: str) -> str:
+    order = known.sort_values("api_share", kind="stable")
+    low, high = order.iloc[0], order.iloc[-1]
+    least, most = (with_unit(float(row["api_share"]), "share") for row in (low, high))
+    return (f"The API can influence {least} ({low['arm']}) to {most} ({high['arm']}) of the time that {kind}s take; "
+            "the rest is the client's own work.")  # fmt: skip
+
+
+def _sections(results: Frames, row: Any) -> dict[int, Any]:
+    return Measured(results, str(row.cell), str(row.client), str(row.kind), 1).sections
+
+
+def _ratio(own: dict[int, Any], base: dict[int, Any], p: float, level: float) -> tuple[float, float, float]:
+    pooled = quantile(list(own.values()), p) / quantile(list(base.values()), p)
+    pairs = [(quantile([own[r]], p), quantile([base[r]], p)) for r in own if r in base]
+    if len(pairs) < 2 or min(min(pair) for pair in pairs) <= 0:
+        return pooled, np.nan, np.nan
+    return pooled, *sectioning_interval([a / b for a, b in pairs], pooled, level)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def sentences(results: Frames, frame: pd.DataFrame, setting: Setting) -> Iterator[tuple[str, list[str]]]:
+    """Yield, per point, the words of the point and the answer about the first class that enters the API."""
+    waited = frame[(frame["mode"] == "sync") & (frame["api_share"].fillna(0) > 0)]
+    first = waited[["client", "kind"]].drop_duplicates().head(1)
+    for client, kind in first.itertuples(index=False):
+        chosen = frame[(frame["client"] == client) & (frame["kind"] == kind)]
+        for point, rows in chosen.groupby("point", sort=False):
+            yield str(point), answer(results, rows, setting)

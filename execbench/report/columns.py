@@ -1,0 +1,50 @@
+"""The figures of a comparison as data: what each is, its unit, and how replications combine into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNITS = {"rate": "1/s", "time": "ns", "share": "1", "count": "1", "size": "bytes"}
+"""Base unit of each scale in the frames; tables choose units for people."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the comparison.
+
+    `scale` picks its units. `source` is a quantile as "p50", "largest", or the beginning of metrics' names; `per` says
+    how replications combine: "replication" (mean of one value each), "operation" (weighted by operations), "latency"
+    (sum over the sum of latencies) or "machine" (sum over all groups of CPUs per operation).
+    """
+
+    name: str
+    title: str
+    scale: str
+    source: str
+    per: str
+    meaning: str
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("throughput", "ops", "rate", "throughput", "replication",
+           "operations completed per second of measured time"),
+    Column("p50", "p50", "time", "p50", "operation", "latency that half of the operations do not exceed"),
+    Column("p90", "p90", "time", "p90", "operation", "latency that 90 % of the operations do not exceed"),
+    Column("p99", "p99", "time", "p99", "operation", "latency that 99 % of the operations do not exceed"),
+    Column("largest", "largest", "time", "largest", "operation", "largest latency of all measured operations"),
+    Column("api_share", "API share", "share", "api_sum", "latency",
+           "share of the sum of latencies spent inside the allocator's verbs or waiting for locks held inside one"),
+    Column("rounds", "rounds", "count", "rounds_per_op", "operation",
+           "broadcasts to all CPUs (one each, whatever the number of targets) per operation"),
+    Column("flushes", "flushes", "count", "flushes_per_op", "operation", "TLB flushes of all CPUs per operation"),
+    Column("interruptions", "interrupts", "count", "interruptions_", "machine",
+           "interrupts taken by other CPUs, all together, per operation"),
+    Column("stolen", "stolen", "time", "stolen_ns_", "machine", "time they cost those CPUs, all together, per operation"),
+    Column("asked", "asked", "size", "asked_bytes", "replication", "bytes of text asked for, mean over time"),
+    Column("reserved", "reserved", "size", "reserved_bytes", "replication", "bytes of memory behind it, mean over time"),
+    Column("waste", "wasted", "size", "waste_bytes", "replication",
+           "bytes inside allocated regions that hold nothing, mean over time"),
+    Column("leaves_4k", "4K leaves", "count", "text_leaves_4k", "replication", "4 KiB leaves that map text, mean over time"),
+    Column("leaves_2m", "2M leaves", "count", "text_leaves_2m", "replication", "2 MiB leaves that map text, mean over time"),
+)  # fmt: skip
+BY_NAME = {column.name: column for column in COLUMNS}
