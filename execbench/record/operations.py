@@ -9,7 +9,7 @@ from typing import Any
 from execbench.kernel.operation import Operation
 from execbench.record.histogram import SUB_BITS, bucket_of
 
-_MASK = (1 << 64) - 1
+_MASK = (1 << 63) - 1
 _EXTREMES = 8
 PEAK_BINS = 1024
 """Bins of the window whose largest latency is kept: enough to count clusters of exceedances of any quantile."""
@@ -156,7 +156,7 @@ class OperationRecorder:
 
     def tables(self) -> dict[str, Columns]:
         """Return histograms, counters, extremes, peaks and, if kept, operations."""
-        tables = {"histograms": self._histograms(), "counters": self._counters()}
+        tables = {"totals": self._totals(), "histograms": self._histograms(), "counters": self._counters()}
         tables["extremes"], tables["peaks"] = self._extremes(), self._peaks()
         if self.raw is not None:
             names = ("client", "kind", "op", "due", "begin", "end", "api_ns")
@@ -167,6 +167,14 @@ class OperationRecorder:
     def classes(self) -> list[tuple[str, str, _Class]]:
         """Return the classes of operations in a stable order."""
         return [(client, kind, self._classes[client, kind]) for client, kind in sorted(self._classes)]
+
+    def _totals(self) -> Columns:
+        """Return exact sums, and a checksum of every stamp of every operation that no order of finishing changes."""
+        names = ("client", "kind", "operations", "completed", "latency_ns", "api_ns", "blamed_ns", "checksum")
+        columns: Columns = {name: [] for name in names}
+        for client, kind, of in self.classes():
+            _row(columns, client, kind, of.cohort, of.completed, of.latency_ns, of.api_ns, of.blamed_ns, of.checksum)
+        return columns
 
     def _histograms(self) -> Columns:
         columns: Columns = {"client": [], "kind": [], "phase": [], "bucket": [], "count": []}

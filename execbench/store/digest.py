@@ -15,7 +15,7 @@ import numpy as np
 
 __all__ = ["DIGESTED", "digest_of", "table_digest"]
 
-DIGESTED: Final = ("histograms", "counters", "locks", "cpus", "disturbance", "memory", "extremes", "peaks")
+DIGESTED: Final = ("totals", "histograms", "counters", "locks", "cpus", "disturbance", "memory", "extremes", "peaks")
 """The tables of integers and names, in the order in which they enter the digest."""
 
 Columns = Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]

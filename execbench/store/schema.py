@@ -21,6 +21,8 @@ TABLES: Final[dict[str, dict[str, pa.DataType]]] = {
     "replications": {"outcome": _TEXT, "detail": _TEXT, "operations": _INT, "events": _INT, "draws": _INT,
                      "digest": _TEXT},
     "metrics": {"metric": _TEXT, "client": _TEXT, "kind": _TEXT, "unit": _TEXT, "value": _FLOAT, "n": _INT},
+    "totals": {"client": _TEXT, "kind": _TEXT, "operations": _INT, "completed": _INT, "latency_ns": _INT,
+               "api_ns": _INT, "blamed_ns": _INT, "checksum": _INT},
     "histograms": {"client": _TEXT, "kind": _TEXT, "phase": _TEXT, "bucket": _SMALL, "count": _INT},
     "counters": {"client": _TEXT, "kind": _TEXT, "mode": _TEXT, "primitive": _TEXT, "count": _INT, "units": _INT},
     "locks": {"lock": _TEXT, "acquisitions": _INT, "contended": _INT, "wait_ns": _INT, "wait_max_ns": _INT,
