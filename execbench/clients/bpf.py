@@ -1,4 +1,4 @@
-"""eBPF: programs loaded and unloaded by agents that keep a steady set of them (kernel/bpf/syscall.c, core.c, verifier.c)."""
+"""eBPF: programs loaded and unloaded by agents that keep a steady set of them (kernel/bpf)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Bpf:
     jit_passes: int = 3
     """Passes of bpf_int_jit_compile over straight-line code: two until the size is stable, one to emit."""
     branchy_factor: float = 2.3
-    """verify_insn of the branchiest programs over that of straight-line ones: 400 ns / 174 ns; assumed to be monotone."""
+    """verify_insn of the branchiest programs over that of straight-line ones: 400 ns / 174 ns; assumed monotone."""
     branchy_at: float = 0.1
     """Verifier states per processed instruction at which branchy_factor is reached; linear below."""
 
@@ -100,10 +100,7 @@ class Bpf:
 
     def start(self, setting: Setting) -> None:
         """Load the steady set at time 0, then let the threads go."""
-        run = _Run(self, setting)
-        setting.shared.declare(BPF_LOCK)
-        setting.shared.declare(PROG_IDR_LOCK)
-        run.spawn_boot()
+        _Run(self, setting).spawn_boot()
 
 
 class _Run:
@@ -115,8 +112,8 @@ class _Run:
         self.shared = setting.shared
         self.programs = _programs(setting.data(params.data))
         self.factor_ppm = [_branchy_ppm(params, program) for program in self.programs]
+        self.loader = Loader(params, setting)
         self.arrivals = _Arrivals(params.rate, setting) if params.rate is not None else None
-        self.frees = 0
         self.outstanding = 0  # arrivals inside the window that have not been served: later ones keep coming until then
 
     def spawn_boot(self) -> None:
@@ -131,7 +128,7 @@ class _Run:
         for i in range(params.loaded):
             program = self.programs[int(stream.u() * len(self.programs))]
             pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.xlated)
-            regions = yield from self._install(k, program)
+            regions = yield from self.loader.install(k, program)
             sets[i % params.threads].append(Loaded(program, regions, pages))
         yield from k.settle()
         machine = self.shared.machine
@@ -160,20 +157,35 @@ class _Run:
             yield from k.sleep_until(due)
             if self.arrivals is None:
                 due = k.now
-            program = int(which * len(self.programs))
-            mine.append((yield from self._load(k, program, index * params.threads + thread, due)))
-            yield from self._unload(k, mine.popleft(), index * params.threads + thread)
+            drawn = int(which * len(self.programs))
+            op = index * params.threads + thread
+            mine.append((yield from self.loader.load(k, self.programs[drawn], op, due, self.factor_ppm[drawn])))
+            yield from self.loader.unload(k, mine.popleft(), op)
             yield from k.settle()
             if self.arrivals is not None:
                 self.outstanding -= due < setting.duration
             number += 1
 
+
+class Loader:
+    """The kernel's program loader around the verbs under test; one per replication: it declares its locks."""
+
+    def __init__(self, params: Bpf, setting: Setting) -> None:
+        """Of `params` only `jit_passes` matters here."""
+        self._setting = setting
+        self._jit_passes = params.jit_passes
+        self._frees = 0
+        setting.shared.declare(BPF_LOCK)
+        setting.shared.declare(PROG_IDR_LOCK)
+
     # --- BPF_PROG_LOAD ----------------------------------------------------------------------------------------------
 
-    def _load(self, k: Kernel, which: int, number: int, due: int) -> Proc[Loaded]:
-        """kernel/bpf/syscall.c:bpf_prog_load: copy, verify, JIT, alloc, write, finalize, publish."""
-        program = self.programs[which]
-        operation = self.setting.operation("bpf", "load", number, due)
+    def load(self, k: Kernel, program: Program, number: int, due: int, factor_ppm: int = 1_000_000) -> Proc[Loaded]:
+        """kernel/bpf/syscall.c:bpf_prog_load: copy, verify, JIT, alloc, write, finalize, publish.
+
+        `number` and `due` (ns) are the operation's; verifying an instruction costs `factor_ppm` of the plain cost.
+        """
+        operation = self._setting.operation("bpf", "load", number, due)
         k.begin(operation, "copy")
         k.task.site = "bpf_prog_load"
         k.spend("syscall")
@@ -181,12 +193,12 @@ class _Run:
         k.spend("client.bpf.copy_insn", program.insns)
         pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
         k.phase("verify")
-        yield from self._bpf_check(k, program, self.factor_ppm[which])
+        yield from self._bpf_check(k, program, factor_ppm)
         k.phase("jit")
-        k.spend("client.bpf.jit_insn", program.xlated * self.params.jit_passes)
+        k.spend("client.bpf.jit_insn", program.xlated * self._jit_passes)
         if len(program.functions) > 1:
             k.spend("client.bpf.subprog_fixed", len(program.functions))
-        regions = yield from self._install(k, program)
+        regions = yield from self.install(k, program)
         k.phase("publish")
         with (yield from k.lock("prog_idr_lock")):
             k.spend("client.bpf.expose_fd")
@@ -198,16 +210,16 @@ class _Run:
         return Loaded(program, regions, pages)
 
     def _bpf_check(self, k: Kernel, program: Program, factor_ppm: int) -> Proc[None]:
-        """kernel/bpf/verifier.c:bpf_check with its two temporary areas: the instructions' aux data and the tag's copy."""
-        aux = k.vmalloc_data(self.shared.release.aux_bytes * program.insns)
+        """kernel/bpf/verifier.c:bpf_check with its two temporary areas: aux data of the instructions, the tag's copy."""
+        aux = k.vmalloc_data(k.release.aux_bytes * program.insns)
         k.spend("client.bpf.verify_insn", program.processed * factor_ppm // 1_000_000)
         tag = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
         yield from k.vfree_data(tag)
         yield from k.vfree_data(aux)
 
-    def _install(self, k: Kernel, program: Program) -> Proc[tuple[Region, ...]]:
+    def install(self, k: Kernel, program: Program) -> Proc[tuple[Region, ...]]:
         """The three verbs of the API: one region per function (jit_subprogs), each written and made executable."""
-        setting = self.setting
+        setting = self._setting
         k.phase("alloc")
         requests = [Request(size, TextKind.BPF) for size in program.functions]
         regions = yield from setting.alloc(k, requests)
@@ -220,27 +232,27 @@ class _Run:
 
     # --- close of the last descriptor -------------------------------------------------------------------------------
 
-    def _unload(self, k: Kernel, loaded: Loaded, number: int) -> Proc[None]:
+    def unload(self, k: Kernel, loaded: Loaded, number: int) -> Proc[None]:
         """bpf_prog_put: symbols out of sight, then everything else after a grace period on this CPU's kworker."""
-        k.begin(self.setting.operation("bpf", "unload", number, k.now), "put")
+        k.begin(self._setting.operation("bpf", "unload", number, k.now), "put")
         k.task.site = "bpf_prog_put"
         k.spend("syscall")
         k.spend("client.bpf.put")
         with (yield from k.lock("bpf_lock")):
             k.spend("client.bpf.kallsyms", len(loaded.regions))
-        self.frees += 1
-        yield from k.call_rcu(partial(self._bpf_prog_put_rcu, k, loaded, self.frees))
+        self._frees += 1
+        yield from k.call_rcu(partial(self._bpf_prog_put_rcu, k, loaded, self._frees))
         k.end()
 
     def _bpf_prog_put_rcu(self, k: Kernel, loaded: Loaded, number: int) -> None:
-        operation = self.setting.operation("bpf", "free", number, k.now, "deferred")
+        operation = self._setting.operation("bpf", "free", number, k.now, "deferred")
         k.queue_work("bpf_prog_free_deferred", partial(self._bpf_prog_free_deferred, loaded=loaded), operation)
 
     def _bpf_prog_free_deferred(self, k: Kernel, loaded: Loaded) -> Proc[None]:
         k.spend("rcu_callback")
         k.spend("client.bpf.free_fixed")
         k.phase("bpf_jit_free")
-        yield from self.setting.free(k, loaded.regions)
+        yield from self._setting.free(k, loaded.regions)
         k.phase("bpf_prog_free")
         yield from k.vfree_data(loaded.pages)
 

@@ -158,6 +158,7 @@ def vm_unmap_aliases(k: Kernel, flush: bool = False) -> Proc[None]:
     mm/vmalloc.c:_vm_unmap_aliases: called by every change_page_attr on x86 and, with the direct-map range of the area
     as its flush, by vm_reset_perms. That range spans the frames of the area, hence a full flush.
     """
+    k.count("vm_unmap_aliases")
     with (yield from k.lock("vmap_purge_lock")):
         k.spend("unmap_aliases_cpu", k.shared.cpus)
         purged = yield from _purge_locked(k)

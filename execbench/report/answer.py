@@ -91,8 +91,12 @@ def _fastest(results: Frames, known: pd.DataFrame, kind: str, name: str, words: 
     ranked = [others[arm] for arm in order["arm"].iloc[1:]]
     tied = [ratio.arm for ratio in ranked if ratio.verdict in ("equivalent", "undecided")]
     slower = [ratio for ratio in ranked if ratio.arm not in tied]
+    if ranked and not slower:
+        last = order.iloc[-1]
+        return (f"At {words} the backends cannot be told apart: from {with_unit(float(best[name]), 'time')} "
+                f"({best['arm']}) to {with_unit(float(last[name]), 'time')} ({last['arm']}).")  # fmt: skip
     if tied:
-        sentence += f"; {_listed(tied)} cannot be told from it" if len(tied) > 1 else f"; {tied[0]} cannot be told from it"
+        sentence += f"; {_listed(tied)} cannot be told from it"
     if slower:
         sentence += f"; {slower[0].arm} takes {slower[0]} as long"
     if len(slower) > 1:
@@ -121,7 +125,7 @@ def _ratio(own: dict[int, Any], base: dict[int, Any], p: float, level: float) ->
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1]
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def sentences(results: Frames, frame: pd.DataFrame, setting: Setting) -> Iterator[tuple[str, list[str]]]:

@@ -46,6 +46,13 @@ def palette(arms: Sequence[str]) -> dict[str, Any]:
     return {arm: colours[number % len(colours)] for number, arm in enumerate(arms)}
 
 
+def hex_palette(arms: Sequence[str]) -> dict[str, str]:
+    """Return the same colours as `#rrggbb`."""
+    from matplotlib.colors import to_hex
+
+    return {arm: to_hex(colour) for arm, colour in palette(arms).items()}
+
+
 def dashes(arms: Sequence[str]) -> dict[str, Any]:
     """Return a line style per arm, so that lines can be told apart without colour."""
     return {arm: DASHES[number % len(DASHES)] for number, arm in enumerate(arms)}
@@ -289,4 +296,6 @@ def _percent(share: float) -> str:
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     widest = max(map(len, labels), default=1)
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(len(labels), 110 // (widest + 6))))
+    one_row = sum(map(len, labels)) + 7 * len(labels) <= 150
+    columns = len(labels) if one_row else max(1, 130 // (widest + 7))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)

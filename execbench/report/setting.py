@@ -61,15 +61,19 @@ class Setting:
         return (f"{_listed(self.machines)} ({_listed(self.architectures)}, {_listed(self.cpus)} CPUs), "
                 f"kernel {_listed(self.releases)}")  # fmt: skip
 
+    def evidence(self) -> str:
+        """The weakest evidence among the costs used, and which costs have no better."""
+        weak = [cost.name for cost in self.costs if cost.evidence is self.weakest]
+        return f"Weakest evidence among the costs used: {self.weakest} ({len(weak)} of {len(self.costs)}: {_few(weak)})."
+
     def footer(self) -> list[str]:
         """What stands under every table: what was simulated, how often, on what evidence, and what is not known."""
         measured = show_time(self.duration_ns - self.warmup_ns)
-        weak = [cost.name for cost in self.costs if cost.evidence is self.weakest]
         return [
             f"Simulated: {self.machine_words()}; {self.workload} for {measured} after {show_time(self.warmup_ns)} of "
             f"warm-up, {self.replications} replications, seed {self.seed}.",
             *(f"{loop}." for loop in self.loops),
-            f"Weakest evidence among the costs used: {self.weakest} ({len(weak)} of {len(self.costs)}: {_few(weak)}).",
+            self.evidence(),
             SAMPLING_ONLY,
         ]
 

@@ -67,7 +67,8 @@ def given_fields(cls: type, given: Mapping[str, Any], root: str, hidden: tuple[s
         name = key.replace("-", "_")
         if name not in known:
             allowed = ", ".join(known) or "no parameters at all"
-            raise InputError(f"{root}.{key}", f"the unknown parameter {key!r}", allowed, did_you_mean(name, known) or "remove it")
+            hint = did_you_mean(name, known) or "remove it"
+            raise InputError(f"{root}.{key}", f"the unknown parameter {key!r}", allowed, hint)
         values[name] = _value(hints[name], known[name].metadata.get("unit"), value, f"{root}.{key}")
     return values
 

@@ -88,7 +88,9 @@ class Point:
             self.run, self.replications = resolve.run(self.tables["run"], self.workload.workload.horizon)
             self.kernel = resolve.kernel(self.tables["kernel"])
             self.clients, self.data = resolve.clients(self.tables["client"], self.workload_file.path.parent)
-            self.machine = resolve.machine(str(self._chosen("machine")[0]), self.tables["machine"], self.clients)
+            explicit = self.run["cpu_model"] == "explicit"
+            name = str(self._chosen("machine")[0])
+            self.machine = resolve.machine(name, self.tables["machine"], self.clients, explicit)
             self._threads_fit()
 
     def _chosen(self, key: str) -> tuple[Any, str]:

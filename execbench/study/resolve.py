@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from execbench.costs import CATALOGUE, CostTable
 from execbench.errors import InputError, MachineError, did_you_mean
 from execbench.kernel.releases import RELEASES, Release, release_from
+from execbench.sim.chain import Chain
 from execbench.study.load import Layer, TomlFile, data_path, read, sha256_of
 from execbench.study.overrides import merged
 from execbench.study.params import fields_of, given_fields, resolved
@@ -47,7 +47,7 @@ def machine_tables(name: str, where: str = "--machine") -> tuple[dict[str, Any],
     return tables, layers
 
 
-def machine(name: str, tables: Mapping[str, Any], clients: Mapping[str, Any]) -> dict[str, Any]:
+def machine(name: str, tables: Mapping[str, Any], clients: Mapping[str, Any], explicit: bool = False) -> dict[str, Any]:
     """Return the resolved machine with the costs that these clients need; MachineError if it is impossible."""
     known = checked(MachineFile, tables, "machine")
     costs = CostTable.from_toml(known.costs, "machine.costs")
@@ -59,7 +59,7 @@ def machine(name: str, tables: Mapping[str, Any], clients: Mapping[str, Any]) ->
         "topology": _topology(known.topology),
         "features": known.features.model_dump(),
         "kernel": known.kernel.model_dump(),
-        "background": _background(known.background),
+        "background": _background(known.background, costs, explicit),
         "costs": kept,
     }
 
@@ -76,42 +76,35 @@ def _needed(cost: str, clients: Mapping[str, Any]) -> bool:
     return not cost.startswith("client.") or cost.split(".")[1] in clients
 
 
-def _background(table: BackgroundTable) -> dict[str, Any]:
+def _background(table: BackgroundTable, costs: CostTable, explicit: bool) -> dict[str, Any]:
     """Return the chain with the fractions of the scenario in use; the scenarios themselves are left behind."""
     for scenario, shares in table.scenario.items():
         for name in shares:
             _one_of(name, table.states, f"machine.background.scenario.{scenario}.{name}")
-        _sums_to_one(shares, f"machine.background.scenario.{scenario}")
-    states = {name: state.model_dump(exclude_none=True) for name, state in table.states.items()}
     if table.use is not None:
         _one_of(table.use, table.scenario, "machine.background.use")
-        for name, state in states.items():
-            state["fraction"] = table.scenario[table.use].get(name, 0)
-    _sums_to_one({name: state["fraction"] for name, state in states.items()}, "machine.background.states")
-    for name, state in states.items():
+    plain = table.model_dump(exclude={"scenario", "use"}, exclude_none=True)
+    for name, state in plain["states"].items():
+        state |= {"fraction": share} if (share := table.scenario.get(table.use or "", {}).get(name)) is not None else {}
         where = f"machine.background.states.{name}"
-        state["mean"] = time_ns(state["mean"], f"{where}.mean")
-        if state["mean"] == 0:
-            raise MachineError(f"{where}.mean", state["mean"], "a time above 0", "leave the state out instead")
-        if "after_interrupt" in state:
-            _one_of(state["after_interrupt"], states, f"{where}.after_interrupt")
-        if "wake" in state:
-            _one_of(state["wake"], CATALOGUE, f"{where}.wake")
-    _one_of(table.restart, states, "machine.background.restart")
-    return {"rule": table.rule, "restart": table.restart, "states": states}
+        if "mean" in state:
+            state["mean"] = time_ns(state["mean"], f"{where}.mean")
+        mixture = state["dist"].get("mixture") if isinstance(state.get("dist"), dict) else None
+        if isinstance(mixture, dict) and isinstance(mixture.get("means"), list):
+            mixture["means"] = [time_ns(mean, f"{where}.dist.mixture.means") for mean in mixture["means"]]
+    try:
+        Chain.from_machine(plain, costs.ns, explicit=explicit)
+    except MachineError:
+        raise
+    except InputError as error:
+        raise MachineError(error.where, error.given, error.allowed, error.remedy) from error
+    return plain
 
 
 def _one_of(name: str, known: Mapping[str, Any], where: str) -> None:
     if name not in known:
         raise MachineError(where, name, ", ".join(known) or "nothing: none is defined",
                            did_you_mean(name, known) or "correct the name")  # fmt: skip
-
-
-def _sums_to_one(shares: Mapping[str, float], where: str) -> None:
-    total = math.fsum(shares.values())
-    if abs(total - 1) > 1e-6:
-        raise MachineError(where, f"fractions that sum to {total:.6g}", "fractions of time that sum to 1",
-                           "change another state by the difference")  # fmt: skip
 
 
 def kernel(tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,10 +140,11 @@ class KernelConfigTable(_Table):
 
 
 class StateTable(_Table):
-    """One state of the CPUs that run no task of the workload: share of time and mean length of a visit."""
+    """One state of the CPUs that run no task of the workload; `execbench.sim.chain` says what fits together."""
 
-    fraction: Share
-    mean: Quantity
+    fraction: Share | None = None
+    mean: Quantity | None = None
+    dist: str | dict[str, Any] | None = None
     masked: bool
     qs: bool
     wake: str | None = None
@@ -153,9 +154,10 @@ class StateTable(_Table):
 
 
 class BackgroundTable(_Table):
-    """`[background]`: the Markov chain of those CPUs; `use` picks the fractions of one of the named scenarios."""
+    """`[background]`: the Markov chain of those CPUs; `use` picks a scenario, whose fractions replace the states'."""
 
-    rule: Literal["symmetric-flux"]
+    rule: str | None = None
+    jumps: dict[str, dict[str, float]] | None = None
     restart: str
     states: Annotated[dict[str, StateTable], Field(min_length=1)]
     scenario: dict[str, dict[str, Share]] = {}
@@ -202,10 +204,12 @@ def _translated(model: type[BaseModel], data: Mapping[str, Any], root: str, erro
     where = ".".join([root, *path]).strip(".")
     if found["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
-        return kind(where, f"the unknown key {path[-1]!r}", ", ".join(known), did_you_mean(path[-1], known) or "remove it")
+        hint = did_you_mean(path[-1], known) or "remove it"
+        return kind(where, f"the unknown key {path[-1]!r}", ", ".join(known), hint)
     if found["type"] == "missing":
         name = str(found["loc"][-1])
-        return kind(f"{where}.{name}".lstrip("."), f"no {name}", f"the keys {', '.join(_fields_at(model, path))}", f"add {name}")
+        known = _fields_at(model, path)
+        return kind(f"{where}.{name}".lstrip("."), f"no {name}", f"the keys {', '.join(known)}", f"add {name}")
     allowed = found["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     text = str(given) if isinstance(given, str) else ""
     choices = [choice.strip(" '") for choice in allowed.replace(" or ", ",").split(",")]

@@ -73,7 +73,8 @@ class MyAlloc(ModuleAlloc):
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with workload `tiny`, machine `small` and plug-in ./mine.py."""
-    for name, text in {"workloads/tiny.toml": WORKLOAD, "configs/machines/small.toml": MACHINE, "mine.py": PLUGIN}.items():
+    files = {"workloads/tiny.toml": WORKLOAD, "configs/machines/small.toml": MACHINE, "mine.py": PLUGIN}
+    for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

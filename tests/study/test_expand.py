@@ -133,11 +133,11 @@ def test_the_shipped_study_expands(here: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [('[study]\nworkload = "tinny"\n', "bad.toml: study.workload: got tinny; .*did you mean 'tiny'"),
-     ("[study]\n", "no workload"), ('[study]\nworkloads = "tiny"\n', "bad.toml:2: workloads|bad.toml:2: study.workloads"),
+     ("[study]\n", "bad.toml: got no workload"), ('[study]\nworkloads = "tiny"\n', "bad.toml:2: study.workloads"),
      ('[study]\nworkload = "tiny"\n[[axes]]\ncpus = [2]\n', r"axes\[0\].cpus"),
      ('[study]\nworkload = "tiny"\n[[axes]]\n"machine.topology.cpus" = 2\n', "a list with at least one value"),
      ('[study]\nworkload = "tiny"\n[[axes]]\n"run.seed" = [1, 2]\nkernel = ["6.12"]\n', "lists of one length"),
-     ('[study]\nworkload = "tiny"\n[[axes]]\n"machine.topology.cpu" = [2]\n', "axes machine.topology.cpu: got the unknown"),
+     ('[study]\nworkload = "tiny"\n[[axes]]\n"machine.topology.cpu" = [2]\n', "axes machine.topology.cpu: got"),
      ('[study]\nworkload = "tiny"\n[run]\nsed = 3\n', "bad.toml:4: run.sed: got the unknown key .*; .*'seed'"),
      ('[study]\nworkload = "tiny"\n[expect]\nreadng = ""\n', "bad.toml:4: expect.readng: .*did you mean 'reading'")],
 )  # fmt: skip
@@ -151,12 +151,12 @@ def test_a_wrong_study_is_refused_with_its_place(here: Path, text: str, said: st
     ("options", "error", "said"),
     [
         ({"cpus": 0}, MachineError, "--cpus: got 0; allowed: greater than or equal to 1"),
-        ({"cpus": 1}, InputError, "tiny.toml:14: client.bpf.threads: got 2 computing threads on 1 CPUs; .*time slices"),
-        ({"set": ["client.bpf.threads=5", "client.bpf.loaded=9"]}, InputError, "--set client.bpf.threads: got 5 computing threads on 4 CPUs"),
+        ({"cpus": 1}, InputError, "tiny.toml:15: client.bpf.threads: got 2 computing threads on 1 CPUs; .*time slices"),
+        ({"set": ["client.bpf.threads=5", "client.bpf.loaded=9"]}, InputError, "--set client.bpf.threads: got 5 computing"),
         ({"machine": "smal"}, InputError, "--machine: got smal; .*did you mean 'small'"),
         ({"kernel": "6.11"}, InputError, "--kernel: got .*6.11.*; allowed: 6.12, 6.18; did you mean"),
         ({"backends": "modul_alloc"}, InputError, "--backend: got .*did you mean 'module_alloc'"),
-        ({"backends": "bpf_prog_pack[chnk=1]"}, InputError, "chnk: got the unknown parameter .*; .*did you mean 'chunk'"),
+        ({"backends": "bpf_prog_pack[chnk=1]"}, InputError, "chnk: got the unknown .*did you mean 'chunk'"),
         ({"backends": "./none.py"}, PluginError, "none.py, which cannot be read"),
         ({"duration": "1 parsec"}, InputError, "--duration: got '1 parsec'; allowed: a time such as"),
         ({"warmup": "1s"}, InputError, "--warmup: got 1s; allowed: less than the duration, 20.0 ms"),
@@ -164,13 +164,13 @@ def test_a_wrong_study_is_refused_with_its_place(here: Path, text: str, said: st
         ({"record": ["operation"]}, InputError, "--record: got 'operation'; allowed: 'operations'"),
         ({"set": ["client.bfp.threads=1"]}, InputError, "--set client.bfp.threads: got bfp; .*did you mean 'bpf'"),
         ({"set": ["client.bpf.treads=1"]}, InputError, "--set client.bpf.treads: .*did you mean 'threads'"),
-        ({"set": ["client.bpf.data=bpf_loded.csv"]}, InputError, "--set client.bpf.data: got bpf_loded.csv; .*did you mean"),
+        ({"set": ["client.bpf.data=bpf_loded.csv"]}, InputError, "--set client.bpf.data: got .*did you mean"),
         ({"set": ["backend.execmen.x=1"]}, InputError, "--set backend.execmen.x: got execmen"),
         ({"set": ["kernel.pack_byte=1"]}, InputError, "--set kernel.pack_byte: .*did you mean 'pack_bytes'"),
         ({"set": ["kernel.name=x"]}, InputError, "--set kernel.name: got the unknown parameter"),
-        ({"set": ["machine.kernal.hz=1"]}, MachineError, "--set machine.kernal.hz: got the unknown key 'kernal'; .*did you mean 'kernel'"),
-        ({"set": ["machine.background.states.user.fraction=1.5"]}, MachineError, "got 1.5; allowed: less than or equal to 1"),
-        ({"set": ["machine.background.states.user.fraction=0.9"]}, MachineError, "fractions that sum to 1.45; .*sum to 1"),
+        ({"set": ["machine.kernal.hz=1"]}, MachineError, "the unknown key 'kernal'; .*did you mean 'kernel'"),
+        ({"set": ["machine.background.states.user.fraction=1.5"]}, MachineError, "got 1.5; allowed: less than or"),
+        ({"set": ["machine.background.states.user.fraction=0.9"]}, MachineError, "fractions that sum to 1.45"),
         ({"set": ["machine.background.restart=idle"]}, MachineError, "background.restart: got idle; .*did you mean"),
         ({"set": ["machine.background.use=busy"]}, MachineError, "machine.background.use: got busy"),
         ({"set": ["machine.kernel.rcu_second_scan=1.5"]}, MachineError, "got 1.5; allowed: less than or equal to 1"),
@@ -211,7 +211,7 @@ def test_missing_costs_are_listed(here: Path) -> None:
     lines = find("machine", "server-64").read_text().splitlines()
     gone = [line for line in lines if not line.startswith(("ipi_send =", "jit_insn ="))]
     (here / "m.toml").write_text("\n".join(gone))
-    with pytest.raises(MachineError, match="no value for 2 of the costs that this run needs: client.bpf.jit_insn .*, ipi_send"):
+    with pytest.raises(MachineError, match="no value for 2 of the costs .*: client.bpf.jit_insn .*, ipi_send"):
         tiny(machine="m.toml")
 
 
@@ -223,7 +223,8 @@ def test_machines_that_extend_each_other_are_refused(here: Path) -> None:
 
 
 def test_an_arm_that_cannot_be_expressed_is_kept_with_its_reason(here: Path) -> None:
-    text = (here / "mine.py").read_text().replace("    slack", '    support: ClassVar[Support] = Support(architectures=("arm64",))\n    slack')
+    support = '    support: ClassVar[Support] = Support(architectures=("arm64",))\n'
+    text = (here / "mine.py").read_text().replace("    slack", f"{support}    slack")
     head = "from typing import ClassVar\nfrom execbench.contract import Support\n"
     (here / "mine.py").write_text(head + text)
     study = tiny(backends="./mine.py,module_alloc")

@@ -88,7 +88,8 @@ def test_leaves_are_the_values_of_nested_tables() -> None:
 def test_the_strongest_source_that_set_a_key_is_named(here: Path) -> None:
     table = {"topology": {"cpus": 4, "nodes": 1}, "costs": {"ipi_send": {"value": "1us"}}}
     file = TomlFile("m", here / "m.toml", TEXT, table)
-    layers = Layers([Layer.of_file(file, table, root="machine"), Layer.of_options([("machine.topology.cpus", "--cpus")])])
+    option = Layer.of_options([("machine.topology.cpus", "--cpus")])
+    layers = Layers([Layer.of_file(file, table, root="machine"), option])
     assert layers.where("machine.topology.cpus") == "--cpus"
     assert layers.where("machine.topology.nodes") == "m.toml:4: topology.nodes"
     assert layers.where("machine.costs.ipi_send.range[0]") == "m.toml:7: costs.ipi_send.range[0]"

@@ -12,7 +12,7 @@ from execbench.study.overrides import apply, merged, parse_set, parse_value
     ("text", "key", "value"),
     [("machine.topology.cpus=8", "machine.topology.cpus", 8), ("run.duration = 5s", "run.duration", "5s"),
      ("kernel.release=6.10", "kernel.release", "6.10"), ("client.bpf.rate=none", "client.bpf.rate", "none"),
-     ('client.bpf.think={dist = "exponential", mean = "1ms"}', "client.bpf.think", {"dist": "exponential", "mean": "1ms"}),
+     ('client.bpf.think={dist = "erlang", k = 2}', "client.bpf.think", {"dist": "erlang", "k": 2}),
      ("run.merge=false", "run.merge", False), ("backend.execmem.x=a=b", "backend.execmem.x", "a=b")],
 )  # fmt: skip
 def test_a_setting_is_read_as_toml_or_as_text(text: str, key: str, value: Any) -> None:

@@ -58,7 +58,7 @@ def test_units_and_nothing_are_read(key: str, value: Any, plain: Any) -> None:
      ("sync", "mergd-flush", r"b.x.sync: got 'mergd-flush'; allowed: none, merged-flush; did you mean 'merged-flush'"),
      ("mode", "fas", "allowed: fast, slow; did you mean 'fast'"), ("strict", 1, "allowed: true or false"),
      ("chunk", True, "allowed: a whole number"), ("chunk", 1.5, "allowed: a whole number"),
-     ("chunk", "many", 'a size such as "2MiB"'), ("window", "2us", "a size such as"), ("wait", "2MiB", "a time such as"),
+     ("chunk", "many", 'a size such as "2MiB"'), ("window", "2us", "a size such as"), ("wait", "2MiB", "a time such"),
      ("rate", "2", "a rate such as"), ("share", "half", "allowed: a number"),
      ("think", {"dist": "gamma"}, "b.x.think.dist: got 'gamma'"), ("data", 3, "allowed: text")],
 )  # fmt: skip
