@@ -141,6 +141,11 @@ class Results:
         return self.table("metrics")
 
     @property
+    def totals(self) -> pd.DataFrame:
+        """Integer sums over each class of operations: `operations, completed, latency_ns, api_ns, ...`."""
+        return self.table("totals")
+
+    @property
     def histograms(self) -> pd.DataFrame:
         """Log-linear histograms of latencies by client, kind and phase: `bucket, count`."""
         return self.table("histograms")

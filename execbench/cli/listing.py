@@ -59,7 +59,8 @@ def machines(as_json: options.Json = False) -> None:
         rows.append({"machine": name, "arch": table["arch"], "cpus": table["topology"]["cpus"],
                      "nodes": table["topology"].get("nodes", 1), "hz": table["kernel"]["hz"],
                      "preempt": table["kernel"]["preempt"],
-                     "evidence": ", ".join(f"{evidence.count(kind)} {kind}" for kind in dict.fromkeys(evidence))})  # fmt: skip
+                     "evidence": ", ".join(f"{evidence.count(one)} {one}" for one in dict.fromkeys(evidence)),
+                     })  # fmt: skip
     _print(rows, as_json)
 
 
@@ -95,7 +96,8 @@ def metrics(as_json: options.Json = False) -> None:
     """Figures of the comparison: unit, and how they are defined."""
     from execbench.report.columns import COLUMNS, UNITS
 
-    _print([{"metric": column.name, "unit": UNITS[column.scale], "meaning": column.meaning} for column in COLUMNS], as_json)
+    _print([{"metric": column.name, "unit": UNITS[column.scale], "meaning": column.meaning} for column in COLUMNS],
+           as_json)  # fmt: skip
 
 
 def _about(cls: type) -> str:

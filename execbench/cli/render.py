@@ -32,8 +32,9 @@ class Watch:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._bar = Progress(TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("replications"),
-                                 TimeRemainingColumn(), TextColumn("{task.description}", style="dim", markup=False),
+            arm = TextColumn("{task.description}", style="dim", markup=False)
+            self._bar = Progress(TextColumn("simulating"), BarColumn(), MofNCompleteColumn(),
+                                 TextColumn("replications"), TimeRemainingColumn(), arm,
                                  console=Console(stderr=True), transient=True)  # fmt: skip
 
     def __enter__(self) -> Watch:

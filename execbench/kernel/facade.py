@@ -124,12 +124,13 @@ class _IrqsOff:
 class Kernel:
     """One task's view: `yield from` what may wait, call what only spends."""
 
-    __slots__ = ("_irqs", "_rates", "_stream", "direct_map", "frames", "probe", "release", "shared", "task", "text_map", "vmap")
+    __slots__ = ("_cpu", "_irqs", "_rates", "_stream", "direct_map", "frames", "probe", "release", "shared", "task", "text_map", "vmap")
 
     def __init__(self, shared: Shared, task: Task) -> None:
         """Costs with a spread are drawn from the task's own stream, so who runs first changes nobody's draws."""
         self.shared = shared
         self.task = task
+        self._cpu = task.cpu
         self.release = shared.release
         self.vmap = shared.vmap
         self.frames = shared.frames
@@ -158,7 +159,10 @@ class Kernel:
         ns = (ps * n + 500) // 1000
         if draw is not None:
             ns = draw(ns, self._stream)
-        self.task.cpu.spend(ns)
+        cpu = self._cpu
+        cpu.owed += ns
+        if cpu.splits:
+            cpu.cut()
         if self.probe.spend is not None:
             self.probe.spend(self.now, self.task, cost, n, ns)
 
@@ -199,7 +203,7 @@ class Kernel:
         operation = self.task.op
         if operation is not None:
             operation.names.append(name)
-            self.task.cpu.mark(operation.stamp)
+            self._cpu.mark(operation.times.append)
 
     def begin(self, operation: Operation, phase: str) -> None:
         """Start an operation with its first phase."""

@@ -36,10 +36,6 @@ class Operation:
         self.times.append(at)
         self.recorder.begun(self, at)
 
-    def stamp(self, at: int) -> None:
-        """The phase named next began at `at`."""
-        self.times.append(at)
-
     def finish(self, at: int) -> None:
         """The operation ended at `at`."""
         self.times.append(at)

@@ -1,4 +1,4 @@
-"""The answer in a few sentences, computed from the data: who is fastest, by how much, how sure, and what the API can do.
+"""The answer in a few sentences, computed from the data: who is fastest, by how much, how sure, what the API can do.
 
 Ratios are those of pooled quantiles; intervals by sectioning over paired replications, widened for the number of
 comparisons (Bonferroni), so that all of them hold together.
@@ -41,7 +41,7 @@ class Ratio:
         """What the interval says about the margin."""
         if np.isnan(self.low):
             return "no interval"
-        if 1 / (1 + MARGIN) < self.low and self.high < 1 + MARGIN:
+        if self.low > 1 / (1 + MARGIN) and self.high < 1 + MARGIN:
             return "equivalent"
         if self.low > 1 + MARGIN:
             return "slower"
@@ -77,9 +77,9 @@ def answer(results: Frames, rows: pd.DataFrame, setting: Setting) -> list[str]:
     else:
         said.append("Some p99 lack support: simulate for longer to compare the tails.")
     said.append(_share(known, kind))
-    weak = setting.weakest
-    said.append(f"How sure: 95 % intervals over {known['replications'].max()} replications; they hold for these costs, "
-                f"of which the weakest are {weak}. What the uncertainty of the costs does to the answer was not explored.")  # fmt: skip
+    said.append(f"How sure: 95 % intervals over {known['replications'].max()} replications; they hold for these "
+                f"costs, of which the weakest are {setting.weakest}. What the uncertainty of the costs does to the "
+                "answer was not explored.")  # fmt: skip
     return said
 
 

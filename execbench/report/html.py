@@ -57,7 +57,7 @@ def write_report(results: Directory, frame: pd.DataFrame, setting: Setting) -> P
         temporary.write_text(page(results, frame, setting, str(results.dir)), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise CannotWrite(str(path), f"cannot be written ({error.strerror or error})", "make room or permit it") from error
+        raise CannotWrite(str(path), f"cannot be written ({error.strerror or error})", "make room") from error
     return path
 
 

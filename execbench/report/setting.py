@@ -64,7 +64,8 @@ class Setting:
     def evidence(self) -> str:
         """The weakest evidence among the costs used, and which costs have no better."""
         weak = [cost.name for cost in self.costs if cost.evidence is self.weakest]
-        return f"Weakest evidence among the costs used: {self.weakest} ({len(weak)} of {len(self.costs)}: {_few(weak)})."
+        share = f"{len(weak)} of {len(self.costs)}"
+        return f"Weakest evidence among the costs used: {self.weakest} ({share}: {_few(weak)})."
 
     def footer(self) -> list[str]:
         """What stands under every table: what was simulated, how often, on what evidence, and what is not known."""
@@ -86,7 +87,7 @@ def setting_of(results: Frames) -> Setting:
     study, replications = results.study, results.table("replications")
     return Setting(
         workload=specs[0]["workload"]["name"],
-        question=specs[0]["workload"]["question"],
+        question=str(study.get("question") or specs[0]["workload"]["question"]),
         horizon=specs[0]["workload"]["horizon"],
         machines=_unique(spec["machine"]["name"] for spec in specs),
         architectures=_unique(spec["machine"]["arch"] for spec in specs),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from execbench.report.setting import Setting
 
@@ -49,6 +50,7 @@ DEFERRED = (
     *(field for field in SPEED if field.names != ("throughput",)),
     Field(("rounds", "flushes")),
 )
+SWEPT = ("p50", "p99", "api_share", "rounds", "interruptions", "stolen")  # what a study with an axis shows in text
 FAMILIES = (("p50", "p90", "p99", "largest"), ("asked", "reserved", "waste"))
 
 
@@ -67,7 +69,11 @@ def show(frame: pd.DataFrame, setting: Setting, console: Console) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    for (point, client, kind), rows in frame.groupby(["point", "client", "kind"], sort=False):
+    swept = frame["point"].nunique() > 1
+    for (client, kind), rows in frame.groupby(["client", "kind"], sort=False) if swept else ():
+        if inside_api(rows) and rows["mode"].iloc[0] == "sync":
+            _show_sweep(rows, f"{client} {kind}", console)
+    for (point, client, kind), rows in () if swept else frame.groupby(["point", "client", "kind"], sort=False):
         if not inside_api(rows):
             continue
         console.print(Text(heading(str(point), str(client), str(kind), rows)), style="bold")
@@ -80,6 +86,39 @@ def show(frame: pd.DataFrame, setting: Setting, console: Console) -> None:
         console.print()
     for line in setting.footer():
         console.print(Text(line), style="dim")
+
+
+def _show_sweep(rows: pd.DataFrame, what: str, console: Console) -> None:
+    """Print one small table per figure: a row per arm, a column per point, as many columns as fit."""
+    from rich.text import Text
+
+    units = {name: unit_for(rows[name].to_numpy(), BY_NAME[name].scale) for name in SWEPT}
+    for name in SWEPT:
+        column = BY_NAME[name]
+        unit = "1/s" if column.scale == "rate" else units[name].name
+        console.print(Text(f"{what}: {column.title}{f' [{unit}]' if unit else ''}"), style="bold")
+        points = list(rows["point"].drop_duplicates())
+        while points:
+            fitting = len(points)
+            while fitting > 1 and _too_wide(console, _points_table(rows, name, points[:fitting], units, console)):
+                fitting -= 1
+            console.print(_points_table(rows, name, points[:fitting], units, console))
+            console.print()
+            points = points[fitting:]
+
+
+def _points_table(
+    rows: pd.DataFrame, name: str, points: Sequence[str], units: Mapping[str, Unit], console: Console
+) -> Table:
+    table = _empty_table(console, "arm")
+    for point in points:
+        table.add_column(point.replace(", ", "\n").replace(" = ", "\n"), justify="right", no_wrap=True)
+    for arm, own in rows.groupby("arm", sort=False):
+        found = {row["point"]: row for row in records(own)}
+        cells = [figure(estimate_of(found[point], name), units[name], False) if point in found else ""
+                 for point in points]  # fmt: skip
+        table.add_row(_arm_words(str(arm)), *cells)
+    return table
 
 
 def inside_api(rows: pd.DataFrame) -> bool:
@@ -139,27 +178,44 @@ def _tables(rows: pd.DataFrame, blocks: Sequence[Sequence[Field]], console: Cons
 
 
 def _width(rows: pd.DataFrame, fields: Sequence[Field], console: Console) -> int:
-    options = console.options.update(max_width=10_000)
-    return console.measure(_table(rows, fields, console), options=options).maximum
+    return _natural_width(console, _table(rows, fields, console))
+
+
+def _natural_width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum
+
+
+def _too_wide(console: Console, table: Table) -> bool:
+    return _natural_width(console, table) > console.width
 
 
 def _table(rows: pd.DataFrame, fields: Sequence[Field], console: Console) -> Table:
     """One table: a row per arm, its name above its status, each figure above its interval or its companion."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    rule = box.SIMPLE_HEAD if console.is_terminal else box.Box(ASCII_RULE, ascii=True)
-    table = Table(box=rule, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("arm\n(status)", overflow="fold")
+    table = _empty_table(console, "arm\n(status)")
     units = units_of(rows)
     for field in fields:
         table.add_column(_title(field, units), justify="right", no_wrap=True)
     for row in records(rows):
-        arm = Text(str(row["arm"]).replace("[", "\n[", 1))
+        arm = _arm_words(str(row["arm"]))
         arm.append(f"\n({row['status']})", style="dim")
         table.add_row(arm, *(_cell(row, field, units) for field in fields))
     return table
+
+
+def _empty_table(console: Console, corner: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    rule = box.SIMPLE_HEAD if console.is_terminal else box.Box(ASCII_RULE, ascii=True)
+    table = Table(box=rule, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column(corner, overflow="fold")
+    return table
+
+
+def _arm_words(arm: str) -> Text:
+    from rich.text import Text
+
+    return Text(arm.replace("[", "\n[", 1))
 
 
 def units_of(rows: pd.DataFrame) -> dict[str, Unit]:

@@ -86,12 +86,13 @@ class Lock:
 
     def acquire(self, task: Task) -> Proc[Hold]:
         """Own the lock: at once if it is free, else behind everybody who came before."""
-        yield from task.settle()
+        if not task.cpu.pass_quietly():
+            yield from task.settle()
         self.acquisitions += 1
-        now = self.engine.now
-        self.sync()
+        if self.hold is not None:
+            self.sync()
         if self.hold is None:
-            self.hold = hold = Hold(self, task, now)
+            self.hold = hold = Hold(self, task, self.engine.now)
             return hold
         return (yield from self._contend(task, self.hold))
 

@@ -36,7 +36,7 @@ class Task:
     def settle(self) -> Proc[None]:
         """Let the time of the plan pass; afterwards everything in it has happened."""
         cpu = self.cpu
-        if not cpu.owed and not cpu.log:
+        if cpu.pass_quietly():
             return
         engine = self.engine
         while True:

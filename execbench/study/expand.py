@@ -16,6 +16,7 @@ from execbench.study.spec import StudyFile, checked
 
 __all__ = ["Asked", "Cell", "Study", "expand"]
 
+
 @dataclass(frozen=True)
 class Study:
     """What one command computes: cells times replications, with the plug-ins they need as source text by sha8."""

@@ -105,9 +105,7 @@ class _Job:
     simulate: str
 
 
-def verify(
-    directory: Path, every: bool = False, workers: int | None = None, simulate: str = SIMULATE
-) -> Verification:
+def verify(directory: Path, every: bool = False, workers: int | None = None, simulate: str = SIMULATE) -> Verification:
     """Re-simulate one replication of each cell, or every one, and compare; StoreError if the results are damaged."""
     held = manifest.read(directory)
     rows = {row.cell: row for row in held.cells}

@@ -40,7 +40,7 @@ def test_a_file_becomes_a_module_of_its_own(here: Path) -> None:
 
 
 def test_the_class_is_chosen_by_name_where_a_file_has_several(here: Path) -> None:
-    source = source_of("mine.py", "-b") + "\n@dataclass(frozen=True, kw_only=True)\nclass Other(ModuleAlloc):\n    pass\n"
+    source = source_of("mine.py", "-b") + "\n@dataclass(frozen=True)\nclass Other(ModuleAlloc):\n    pass\n"
     assert class_for("backends", "other", "-b", source).__name__ == "Other"
     assert class_for("backends", "my-alloc", "-b", source).__name__ == "MyAlloc"
     with pytest.raises(PluginError, match="2 backends .classes: MyAlloc, Other.; .*choose one with ./FILE.py:Class"):
