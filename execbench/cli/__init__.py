@@ -63,13 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(str(error))
         return error.exit_code
     except typer.TyperException as error:
-        _say(f"{error.format_message()} See `execbench --help`.")
+        if message := error.format_message().strip().rstrip("."):  # none where help was printed instead
+            _say(f"{message}; see `execbench --help`")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:  # the last border before the user
         _say(_bug(error))
         return BUG
+    if code == INTERRUPTED:  # outside of a study: `Interrupted` says what is kept
+        _say("interrupted")
     return code if isinstance(code, int) else 0
 
 

@@ -210,7 +210,7 @@ class Loader:
         return Loaded(program, regions, pages)
 
     def _bpf_check(self, k: Kernel, program: Program, factor_ppm: int) -> Proc[None]:
-        """kernel/bpf/verifier.c:bpf_check with its two temporary areas: aux data of the instructions, the tag's copy."""
+        """kernel/bpf/verifier.c:bpf_check with its two temporary areas: the instructions' aux data, the tag's copy."""
         aux = k.vmalloc_data(k.release.aux_bytes * program.insns)
         k.spend("client.bpf.verify_insn", program.processed * factor_ppm // 1_000_000)
         tag = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from heapq import heappush, heappushpop
 from typing import Any
+
+import numpy as np
 
 from execbench.kernel.operation import Operation
 from execbench.record.histogram import SUB_BITS, bucket_of
@@ -14,19 +17,22 @@ _EXTREMES = 8
 PEAK_BINS = 1024
 """Bins of the window whose largest latency is kept: enough to count clusters of exceedances of any quantile."""
 
-Columns = dict[str, list[Any]]
+_RAW = ("class", "op", "due", "begin", "end", "api_ns")
+
+Columns = dict[str, Any]
 
 
 class _Class:
     """Totals over the operations of one kind of one client."""
 
     __slots__ = (
-        "api_ns", "blamed_ns", "checksum", "cohort", "completed", "counts", "extremes", "histograms", "latency_ns",
-        "mode", "peaks", "plans", "units",
+        "api_ns", "blamed_ns", "checksum", "cohort", "completed", "counts", "extremes", "histograms", "index",
+        "latency_ns", "mode", "peaks", "plans", "units",
     )  # fmt: skip
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, index: int) -> None:
         self.mode = mode
+        self.index = index  # order of first appearance
         self.cohort = self.completed = self.latency_ns = self.api_ns = self.blamed_ns = self.checksum = 0
         self.counts: dict[str, int] = {}
         self.units: dict[str, int] = {}
@@ -59,7 +65,7 @@ class OperationRecorder:
         self.completed = 0
         self._area = 0  # integral of the number in system over the window, from begins and ends one by one
         self._overlap = 0  # the same from sojourns
-        self.raw: list[tuple[Any, ...]] | None = [] if raw else None
+        self._raw = [array("q") for _ in _RAW] if raw else None
 
     def begun(self, operation: Operation, at: int) -> None:
         """An operation began at `at`."""
@@ -89,14 +95,15 @@ class OperationRecorder:
         if begin != due:
             _book(of.histogram("queue"), begin - due)
         self._remember(of, operation, latency)
-        if self.raw is not None:
-            self.raw.append((operation.client, operation.kind, operation.number, due, begin, end, api))
+        if self._raw is not None:
+            for column, value in zip(self._raw, (of.index, operation.number, due, begin, end, api), strict=True):
+                column.append(value)
 
     def _class(self, operation: Operation) -> _Class:
         key = (operation.client, operation.kind)
         of = self._classes.get(key)
         if of is None:
-            of = self._classes[key] = _Class(operation.mode)
+            of = self._classes[key] = _Class(operation.mode, len(self._classes))
         return of
 
     def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]:
@@ -158,10 +165,8 @@ class OperationRecorder:
         """Return histograms, counters, extremes, peaks and, if kept, operations."""
         tables = {"totals": self._totals(), "histograms": self._histograms(), "counters": self._counters()}
         tables["extremes"], tables["peaks"] = self._extremes(), self._peaks()
-        if self.raw is not None:
-            names = ("client", "kind", "op", "due", "begin", "end", "api_ns")
-            rows = sorted(self.raw)
-            tables["operations"] = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+        if self._raw is not None:
+            tables["operations"] = self._operations(self._raw)
         return tables
 
     def classes(self) -> list[tuple[str, str, _Class]]:
@@ -189,6 +194,18 @@ class OperationRecorder:
         for client, kind, of in self.classes():
             for name, count in sorted(of.counts.items()):
                 _row(columns, client, kind, of.mode, name, count, count + of.units.get(name, 0))
+        return columns
+
+    def _operations(self, raw: list[array[int]]) -> Columns:
+        """Return one row per operation by class and number, 8 bytes a value; taken apart column by column."""
+        keys = {of.index: name for name, of in self._classes.items()}
+        index, number = (np.frombuffer(column, np.int64) for column in raw[:2])
+        order = np.lexsort((number, index))
+        by_class = index[order].tolist()
+        columns: Columns = {"client": [keys[i][0] for i in by_class], "kind": [keys[i][1] for i in by_class]}
+        del by_class
+        for name, column in zip(_RAW[1:], raw[1:], strict=True):
+            columns[name] = np.frombuffer(column, np.int64)[order]
         return columns
 
     def _extremes(self) -> Columns:

@@ -41,7 +41,7 @@ COLUMNS: tuple[Column, ...] = (
            "interrupts taken by other CPUs, all together, per operation"),
     Column("stolen", "stolen", "time", "stolen_ns_", "machine",
            "time that costs those CPUs, all together, per operation"),
-    Column("asked", "asked", "size", "asked_bytes", "replication", "bytes of text asked for, as all memory a mean over time"),
+    Column("asked", "asked", "size", "asked_bytes", "replication", "bytes of text asked for (memory: means over time)"),
     Column("reserved", "reserved", "size", "reserved_bytes", "replication", "bytes of memory behind it"),
     Column("waste", "wasted", "size", "waste_bytes", "replication",
            "bytes inside allocated regions that hold nothing"),

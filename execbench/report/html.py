@@ -121,7 +121,9 @@ def _cell(row: Mapping[str, Any], name: str, unit: Any, first: bool) -> dict[str
 
 def _plots(results: Frames, cells: pd.DataFrame, frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield the plots of a plain run: latency and phases of what enters the API, and the disturbance of others."""
-    measured = frame[frame["refused"] == ""]
+    measured = frame[(frame["refused"] == "") & (frame["operations"] > 0)]
+    if measured.empty:
+        return
     inside = [(str(client), str(kind)) for (client, kind), rows in measured.groupby(["client", "kind"], sort=False)
               if inside_api(rows)]  # fmt: skip
     for client, kind in inside:
@@ -133,8 +135,11 @@ def _plots(results: Frames, cells: pd.DataFrame, frame: pd.DataFrame) -> Iterato
         yield _plot("Where the time goes", plots.phase_plot(results, cells, client, kinds),
                     "Mean time per operation. Grey is the client's own work; the hatched part passes inside the "
                     "allocator's verbs and is what a change of the API can influence.")  # fmt: skip
-    yield _plot("What the other CPUs feel", plots.disturbance_plot(results, cells),
-                "CPUs that run no thread of the workload (all CPUs where there is no such), mean over replications.")
+    yield _plot(
+        "What the other CPUs feel",
+        plots.disturbance_plot(results, cells),
+        "CPUs that run no thread of the workload (all CPUs where there is no such), mean over replications.",
+    )
 
 
 def _sweep_plots(cells: pd.DataFrame, frame: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from execbench.sim.engine import Class, Engine, event_key
 
 if TYPE_CHECKING:
     from execbench.sim.ipi import Round
+    from execbench.sim.locks import Waiter
     from execbench.sim.task import Task
 
 _SINCE_EARLIER = -1
@@ -35,7 +36,7 @@ class Cpu:
 
     __slots__ = (
         "id", "key", "engine", "background", "task", "ready", "t0", "owed", "log", "spans", "marks", "cuts",
-        "hs", "he", "splits", "masked_from", "masked_depth", "pending", "interruptions", "stolen",
+        "hs", "he", "splits", "masked_from", "masked_depth", "pending", "interruptions", "stolen", "spinner",
     )  # fmt: skip
 
     def __init__(self, number: int, engine: Engine, background: Background) -> None:
@@ -56,9 +57,10 @@ class Cpu:
         self.hs = self.he = -1
         self.masked_from: int | None = None
         self.masked_depth = 0
-        self.pending: list[tuple[int, Round]] = []
+        self.pending: list[tuple[int, int, Round]] = []
         self.interruptions = 0
         self.stolen = 0
+        self.spinner: Waiter | None = None  # the current task's wait for a mutex, if it spins
 
     # --- the plan ---------------------------------------------------------------------------------------------------
 
@@ -156,7 +158,7 @@ class Cpu:
         """Turn interrupts off from this point of the plan (local_irq_save)."""
         self.masked_depth += 1
         if self.masked_depth == 1:
-            self.masked_from = self.owed
+            self.masked_from = self.owed if self.owed or self.log else _SINCE_EARLIER
 
     def unmask(self) -> None:
         """Turn interrupts on again; what waited is taken at this point of the plan."""
@@ -165,22 +167,19 @@ class Cpu:
             return
         start, self.masked_from = self.masked_from, None
         assert start is not None
-        if start == self.owed:
-            return
-        self.spans.append((start, self.owed))
-        if self.pending:
+        if self.owed > max(start, 0):
+            self.spans.append((start, self.owed))
+        if self.pending:  # they arrived in an earlier plan or during a wait, so the span began before this plan
             waiting, self.pending = self.pending, []
-            at = self.t0 + self.owed
-            self.interruptions += 1
-            self.hs = at
-            for ns, round_ in waiting:
-                self._take(at, ns, round_)
+            for arrived, ns, round_ in waiting:
+                self._arrive(arrived, self.t0 + self.owed, ns, round_)
 
     def deliver(self, ns: int, round_: Round) -> None:
         """An interrupt with `ns` of handler work arrives now: preempt the plan, or wait until interrupts are on."""
         now = self.engine.now
         if self.task is None:
             round_.waiting -= 1
+            round_.targets -= 1
             self.background.send(now, ns, 0, round_, self.id)
             return
         at = now
@@ -195,14 +194,15 @@ class Cpu:
         else:
             base = self.masked_from
             if base is not None and (base == _SINCE_EARLIER or now > self.time_of(base)):
-                self.pending.append((ns, round_))
+                self.pending.append((now, ns, round_))
                 return
-        if now >= self.hs:
+        self._arrive(now, at, ns, round_)
+
+    def _arrive(self, now: int, at: int, ns: int, round_: Round) -> None:
+        """Queue the handler of an interrupt that arrived at `now` and can be taken from `at` on."""
+        if now >= self.hs:  # else it joins the batch that has not started yet
             self.interruptions += 1
             self.hs = max(at, self.he)
-        self._take(at, ns, round_)
-
-    def _take(self, at: int, ns: int, round_: Round) -> None:
         begin = max(at, self.he)
         self.he = begin + ns
         self.stolen += ns
@@ -214,12 +214,6 @@ class Cpu:
     def occupy(self, task: Task) -> bool:
         """Give the CPU to `task` if it is free: it first lives through what was drawn for it."""
         if self.task is not None:
-            if self.task.spinning:
-                # need_resched() ends optimistic spinning: the waiter sleeps on, else a ready holder would never run
-                self.task.spinning = False
-                self.task = task
-                self.start_plan()
-                return True
             self.ready.append(task)
             return False
         now = self.engine.now
@@ -229,8 +223,16 @@ class Cpu:
         self.start_plan()
         return True
 
+    def interrupt_spinning(self) -> None:
+        """Take a task that spins on a mutex off the CPU, because another is ready (mutex_optimistic_spin: need_resched)."""
+        spinner, self.spinner = self.spinner, None
+        if spinner is not None:
+            spinner.spins = False
+            self.leave()
+
     def leave(self) -> None:
         """Take the current task off the CPU; the next ready one gets it, or the CPU turns passive."""
+        assert not self.masked_depth, f"CPU {self.id}: a task sleeps with interrupts off"
         now = self.engine.now
         if self.ready:
             self.task = self.ready.popleft()

@@ -26,13 +26,19 @@ _ENTITY_BITS = 40
 
 
 class Class(IntEnum):
-    """Classes of simultaneous events, first to last: what interrupts a CPU goes before what the CPU does."""
+    """Classes of simultaneous events, first to last: what interrupts a CPU goes before what the CPU does.
+
+    THREAD is a point of a running CPU's plan. A sender whose acknowledgements are complete, and a waiter that is handed
+    a lock, go on as SENDER after all of these; a sleeper wakes as WAKEUP. When such an event is inserted depends on how
+    the plans were split, so none of them may share its rank with a point of a plan.
+    """
 
     INTERRUPT = 0
     THREAD = 1
     SENDER = 2
     TIMER = 3
-    OBSERVER = 4
+    WAKEUP = 4
+    OBSERVER = 5
 
 
 def event_key(cls: Class, entity: int) -> int:
@@ -46,7 +52,7 @@ _STOP = event_key(Class.OBSERVER, (1 << _ENTITY_BITS) - 1)
 class Engine:
     """Integer-nanosecond simulation clock over one simpy environment."""
 
-    __slots__ = ("_eid", "_env", "_front", "_front_at", "_queue", "events", "merge", "now")
+    __slots__ = ("_eid", "_env", "_front", "_front_at", "_queue", "events", "merge", "now", "tasks")
 
     def __init__(self, merge: bool = True) -> None:
         """With merge=False time never passes without an event: the slow form that the fast one must equal."""
@@ -58,6 +64,7 @@ class Engine:
         self._front_at = 0
         self.events = 0
         self.merge = merge
+        self.tasks = 0  # tasks made so far: their numbers rank simultaneous events of theirs
 
     def event(self) -> Event:
         """Return an event that nothing has scheduled yet; exactly one process may wait for it."""

@@ -57,9 +57,14 @@ class Interrupts:
         self.rounds = 0
 
     def send(self, sender: Cpu, handler_ns: int, flight_ns: int) -> Round:
-        """Enqueue a call of `handler_ns` on every other CPU now; a running target starts on it after `flight_ns`."""
+        """Enqueue a call of `handler_ns` on every other CPU now; a running target starts on it after `flight_ns`.
+
+        No flight is shorter than 1 ns: a target's interrupts of this nanosecond have been taken before the send.
+        """
         engine = self.engine
-        round_ = Round(engine, sender.key)
+        flight_ns = max(flight_ns, 1)
+        assert sender.task is not None
+        round_ = Round(engine, sender.task.resume_key)
         self.rounds += 1
         due = engine.now + flight_ns
         for cpu in self.active:
@@ -75,8 +80,8 @@ class Interrupts:
         if round_.waiting:
             round_.waiter = engine.event()
             yield round_.waiter
-        elif round_.done_at > engine.now and not engine.try_advance(round_.done_at, cpu.key):
-            yield engine.event_at(round_.done_at, cpu.key)
+        elif round_.done_at > engine.now and not engine.try_advance(round_.done_at, round_.key):
+            yield engine.event_at(round_.done_at, round_.key)
         cpu.start_plan()
 
 

@@ -1,8 +1,9 @@
 """Locks: FIFO hand-over, released without an event, and who held what for whom.
 
 A release is a point of the holder's plan, which may lie ahead; others see the lock free once that point has happened.
-A waiter spins while the holder is on a CPU (mutex_optimistic_spin, qspinlock) and sleeps otherwise, so its CPU stays
-its own in the first case and turns to other work in the second.
+A waiter that finds the holder on a CPU spins (mutex_optimistic_spin, qspinlock) and sleeps otherwise, so its CPU stays
+its own in the first case and turns to other work in the second. Who spins on a mutex goes to sleep as soon as another
+task is ready on its CPU.
 """
 
 from __future__ import annotations
@@ -64,6 +65,24 @@ class Hold:
             return self.at
         return self.cpu.moment(self.work, self.base)
 
+    def over(self) -> bool:
+        """Say whether the release has happened."""
+        if self.at >= 0 or self.work < 0:
+            return self.at >= 0
+        return self.lock.engine.happened(self.cpu.moment(self.work, self.base), self.cpu.key)
+
+
+class Waiter:
+    """A task in the queue of a lock."""
+
+    __slots__ = ("event", "spins", "task")
+
+    def __init__(self, task: Task, event: Event, spins: bool) -> None:
+        """`event` happens when the lock is handed over; spins = the task keeps its CPU until then."""
+        self.task = task
+        self.event = event
+        self.spins = spins
+
 
 class Lock:
     """A FIFO lock with its own account of waits and holds (ns)."""
@@ -80,7 +99,7 @@ class Lock:
         self.probe = probe
         self.handoff_ns = handoff_ns
         self.hold: Hold | None = None
-        self.waiters: deque[tuple[Task, Event, int]] = deque()
+        self.waiters: deque[Waiter] = deque()
         self.acquisitions = self.contended = self.wait_ns = self.wait_max_ns = self.hold_ns = 0
         self.blame: dict[str, int] = {}
 
@@ -97,21 +116,18 @@ class Lock:
         return (yield from self._contend(task, self.hold))
 
     def _contend(self, task: Task, holder: Hold) -> Proc[Hold]:
-        engine, begin = self.engine, self.engine.now
+        engine, begin, cpu = self.engine, self.engine.now, task.cpu
         self.contended += 1
-        event = engine.event()
-        self.waiters.append((task, event, begin))
+        on_cpu = holder.cpu.task is holder.task and not cpu.ready
+        waiter = Waiter(task, engine.event(), on_cpu or self.kind.kind == "spinlock")
+        self.waiters.append(waiter)
         if len(self.waiters) == 1 and holder.released_at() >= 0:
             self._hand_over_at(holder)
-        cpu = task.cpu
-        stays = self.kind.kind == "spinlock"
-        if not stays:
-            task.spinning = holder.cpu.task is holder.task and not cpu.ready
-            if not task.spinning:
-                cpu.leave()
-        yield event
-        stays = stays or task.spinning
-        task.spinning = False
+        if not waiter.spins:
+            cpu.leave()
+        elif self.kind.kind != "spinlock":
+            cpu.spinner = waiter
+        yield waiter.event
         now = engine.now
         waited = now - begin
         self.wait_ns += waited
@@ -121,7 +137,8 @@ class Lock:
             task.op.blamed_ns += waited
         if self.probe.wait is not None:
             self.probe.wait(begin, now, task, "lock", self.kind.name, holder.site, holder.in_verb)
-        if stays:
+        if waiter.spins:
+            cpu.spinner = None
             cpu.start_plan()
             cpu.spend(self.handoff_ns)
         else:
@@ -139,36 +156,35 @@ class Lock:
             self._hand_over_at(hold)
 
     def _hand_over_at(self, hold: Hold) -> None:
-        at = hold.released_at()
-        if self.engine.happened(at, hold.cpu.key):
+        if hold.over():
             self._hand_over(hold)
         else:
-            self.engine.call_at(at, hold.cpu.key, lambda: self._due(hold))
+            self.engine.call_at(hold.released_at(), hold.cpu.key, lambda: self._due(hold))
 
     def _due(self, hold: Hold) -> None:
-        """The release was expected now; an interrupt may have moved it."""
-        if hold.released_at() > self.engine.now:
+        """The release was expected now; an interrupt may have moved it, or somebody who came now has seen it."""
+        if self.hold is hold:
             self._hand_over_at(hold)
-        else:
-            self._hand_over(hold)
 
     def _hand_over(self, hold: Hold) -> None:
         now = self.engine.now
-        self.hold_ns += now - hold.since
+        self._account(hold, now)
+        waiter = self.waiters.popleft()
+        self.hold = Hold(self, waiter.task, now)
+        self.engine.schedule(waiter.event, now, waiter.task.resume_key)
+
+    def _account(self, hold: Hold, end: int) -> None:
+        self.hold_ns += end - hold.since
         if self.probe.hold is not None:
-            self.probe.hold(hold.since, now, hold.task, self.kind.name, hold.site)
-        task, event, _ = self.waiters.popleft()
-        self.hold = Hold(self, task, now)
-        self.engine.schedule(event, now, task.cpu.key)
+            self.probe.hold(hold.since, end, hold.task, self.kind.name, hold.site)
 
     def sync(self) -> None:
-        """Forget a holder whose release has happened while nobody waited."""
+        """Let a release that has happened take effect: the next waiter owns the lock, or nobody does."""
         hold = self.hold
-        if hold is None or self.waiters:
+        if hold is None or not hold.over():
             return
-        at = hold.released_at()
-        if at >= 0 and self.engine.happened(at, hold.cpu.key):
-            self.hold_ns += at - hold.since
-            if self.probe.hold is not None:
-                self.probe.hold(hold.since, at, hold.task, self.kind.name, hold.site)
+        if self.waiters:
+            self._hand_over(hold)
+        else:
+            self._account(hold, hold.released_at())
             self.hold = None

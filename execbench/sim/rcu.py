@@ -26,8 +26,11 @@ _TIMER = event_key(Class.TIMER, 0)
 class Holdouts(Protocol):
     """What RCU asks of the passive CPUs."""
 
-    def gp_start(self, t: int) -> None: ...
-    def scan(self, t: int) -> int: ...
+    def gp_start(self, t: int) -> None:
+        """Open the window of a grace period at `t` (ns)."""
+
+    def scan(self, t: int) -> int:
+        """Return how many passive CPUs have passed no quiescent state since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class RcuRules:
     cleanup_ns: int  # rcu_gp_cleanup
     wake_ns: int  # waking one waiter
     worker_ns: int  # getting the worker to run that wakes the rest
-    second_scan: float  # chance that a scan finds a holdout for a reason outside the model
+    second_scan: float  # chance that the first scan of a grace period finds a holdout for a reason outside the model
 
 
 class Rcu:
@@ -64,6 +67,7 @@ class Rcu:
         self.completed = 0
         self.running = False
         self._starting = False
+        self._first_scan = False
         self._waiters: dict[int, list[Task]] = {}
         self._batches: dict[int, list[tuple[int, list[Callable[[], None]]]]] = {}
         self._fresh: dict[int, list[Callable[[], None]]] = {}
@@ -109,7 +113,7 @@ class Rcu:
             self.probe.wait(now, self.engine.now, task, "gp", "rcu", "", False)
 
     def call(self, cpu: int, callback: Callable[[], None], at: int) -> None:
-        """Queue `callback` on `cpu` at time `at`; it runs at that CPU's first tick after a full grace period (call_rcu).
+        """Queue `callback` on `cpu` at `at` (ns); it runs at its first tick after a full grace period (call_rcu).
 
         The CPU notices new callbacks, and the end of their grace period, at its tick (rcu_sched_clock_irq: rcu_core).
         """
@@ -134,6 +138,7 @@ class Rcu:
     def _start(self) -> None:
         now = self.engine.now
         self._starting, self.running, self.started_at = False, True, now
+        self._first_scan = True
         self.grace_periods += 1
         self.cpus.gp_start(now)
         if self.probe.gp is not None:
@@ -144,8 +149,9 @@ class Rcu:
         now = self.engine.now
         self.scans += 1
         holdouts = self.cpus.scan(now)
-        if self._chance.u() < self.rules.second_scan:
-            holdouts += 1
+        if self._first_scan:
+            self._first_scan = False
+            holdouts += self._chance.u() < self.rules.second_scan
         if self.probe.gp is not None:
             self.probe.gp(now, "rcu", self.completed + 1, "scan", holdouts)
         if holdouts:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from execbench.sim.cpu import Cpu
-from execbench.sim.engine import Engine, Event, Proc
+from execbench.sim.engine import Class, Engine, Event, Proc, event_key
 
 
 class Task:
     """A thread bound to one CPU: it works (its CPU's plan), waits on its CPU, or sleeps and leaves it."""
 
-    __slots__ = ("asleep", "cpu", "engine", "name", "op", "site", "spinning", "switch_in_ns", "turn", "verbs")
+    __slots__ = (
+        "asleep", "cpu", "engine", "name", "op", "resume_key", "site", "switch_in_ns", "turn", "verbs", "wakeup_key",
+    )  # fmt: skip
 
     def __init__(self, name: str, cpu: Cpu, engine: Engine, switch_in_ns: int) -> None:
         """`switch_in_ns` is what it costs to get on the CPU after a sleep (try_to_wake_up and the switch)."""
@@ -19,12 +21,14 @@ class Task:
         self.cpu = cpu
         self.engine = engine
         self.switch_in_ns = switch_in_ns
+        self.resume_key = event_key(Class.SENDER, engine.tasks)
+        self.wakeup_key = event_key(Class.WAKEUP, engine.tasks)
+        engine.tasks += 1
         self.turn: Event
         self.asleep: Event | None = None
         self.op: Any = None
         self.verbs = 0  # how deep inside a backend's verbs: waits that others suffer for it are charged to the API
         self.site = ""
-        self.spinning = False  # on its CPU, waiting for a mutex whose holder runs
 
     def run(self, body: Proc[Any]) -> Proc[None]:
         """Run `body` on the CPU from now on, then leave it."""
@@ -57,8 +61,8 @@ class Task:
         if at <= engine.now:
             return
         self.cpu.leave()
-        if not engine.try_advance(at, self.cpu.key):
-            yield engine.event_at(at, self.cpu.key)
+        if not engine.try_advance(at, self.wakeup_key):
+            yield engine.event_at(at, self.wakeup_key)
         yield from self.get_on()
         self.cpu.spend(self.switch_in_ns)
 
@@ -74,10 +78,13 @@ class Task:
         """Make a blocked task ready at time `at` (ns, now or later)."""
         event, self.asleep = self.asleep, None
         assert event is not None, f"{self.name} is not asleep"
-        self.engine.schedule(event, at, self.cpu.key)
+        self.engine.schedule(event, at, self.wakeup_key)
 
     def get_on(self) -> Proc[None]:
-        if not self.cpu.occupy(self):
+        """Get the CPU, behind everybody who asked for it before."""
+        cpu = self.cpu
+        if not cpu.occupy(self):
             self.turn = self.engine.event()
+            cpu.interrupt_spinning()
             yield self.turn
-            self.cpu.start_plan()
+            cpu.start_plan()

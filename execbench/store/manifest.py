@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from execbench.errors import CannotWrite, StoreError
 from execbench.store.schema import SCHEMA_VERSION
 
-__all__ = ["CellRow", "Manifest", "cells_table", "changed_code", "code_of", "fingerprint", "read", "versions", "write",
-           "write_log"]  # fmt: skip
+__all__ = ["CellRow", "Manifest", "cells_table", "changed_code", "code_of", "fingerprint", "hash_of", "read",
+           "versions", "write", "write_log"]  # fmt: skip
 
 _CODE: Final = ("costs.py", "contract.py", "simulate.py", "sim", "kernel", "record")
 """What every simulation runs, beside the backends and clients that it uses."""
@@ -153,13 +153,13 @@ def code_of(specs: Sequence[Mapping[str, Any]], plugins: Mapping[str, str]) -> d
     for name in sorted(set(used)):
         path = package / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.is_file() else []:
-            code[file.relative_to(package).as_posix()] = _hash(file.read_bytes().replace(b"\r\n", b"\n"))
+            code[file.relative_to(package).as_posix()] = hash_of(file.read_text(encoding="utf-8"))
     return code | {f"plugin {sha}": sha for sha in sorted(plugins)}
 
 
 def fingerprint(code: Mapping[str, str]) -> str:
     """Return one hash over all files of the code."""
-    return _hash(json.dumps(dict(code), sort_keys=True).encode())
+    return hash_of(json.dumps(dict(code), sort_keys=True))
 
 
 def changed_code(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -198,8 +198,9 @@ def _text(spec: Mapping[str, Any]) -> str:
     return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+def hash_of(source: str) -> str:
+    """Return the short hash of a source text, whatever its line ends."""
+    return hashlib.blake2b(source.replace("\r\n", "\n").encode(), digest_size=8).hexdigest()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from execbench.errors import ExecbenchError
+from execbench.study.load import data_checked
 
 __all__ = ["SIMULATE", "Done", "Interrupted", "Task", "WorkerDied", "compute", "execute", "simulator"]
 
@@ -104,6 +105,7 @@ def compute(task: Task) -> Done:
 
     began = time.perf_counter()
     simulate, spec = simulator(task.simulate), json.loads(task.spec)
+    data_checked(spec)
     recorded = [(number, simulate(spec, number, task.plugins)) for number in range(task.first, task.last + 1)]
     fresh = parts.write(Path(task.directory), task.cell, recorded)
     outcomes: dict[str, int] = {}

@@ -18,7 +18,19 @@ from typing import Any, Final
 
 from execbench.errors import InputError, did_you_mean
 
-__all__ = ["Layer", "Layers", "TomlFile", "data_path", "find", "leaves", "line_of", "names", "read", "sha256_of"]
+__all__ = [
+    "Layer",
+    "Layers",
+    "TomlFile",
+    "data_checked",
+    "data_path",
+    "find",
+    "leaves",
+    "line_of",
+    "names",
+    "read",
+    "sha256_of",
+]
 
 _FOLDERS: Final = {"workload": ("workloads",), "machine": ("configs/machines", "configs"), "study": ("configs",)}
 """Kind of file: the folders that hold it, best first; the first part is what the package ships as `_data/<part>`."""
@@ -101,6 +113,16 @@ def data_path(name: str, beside: Path | None = None, where: str = "data file") -
     known = sorted({path.name for root in _roots() for path in (root / "workloads/data").glob("*.csv*")})
     raise InputError(where, name, f"a path or one of: {', '.join(known) or 'none found'}",
                      did_you_mean(plain, known) or "put it into ./workloads/data/")  # fmt: skip
+
+
+def data_checked(spec: Mapping[str, Any]) -> None:
+    """Refuse to simulate a spec whose data files are no longer what its hashes say."""
+    for key, entry in spec["workload"]["data"].items():
+        path = data_path(entry["name"], where=f"client.{key}")
+        if sha256_of(path) != entry["sha256"]:
+            remedy = "restore the file, or run the study again into another directory"
+            allowed = f"the content with SHA-256 {entry['sha256'][:12]}..."
+            raise InputError(f"client.{key}", f"{path}, whose content has changed", allowed, remedy)
 
 
 def sha256_of(path: Path) -> str:

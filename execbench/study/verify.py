@@ -20,6 +20,7 @@ from execbench.store import manifest, parts
 from execbench.store.digest import DIGESTED, digest_of, table_digest
 from execbench.study.executors import SIMULATE, execute, simulator
 from execbench.study.load import data_path, sha256_of
+from execbench.study.work import code_of
 
 if TYPE_CHECKING:
     from execbench.simulate import Replication
@@ -125,7 +126,7 @@ def verify(directory: Path, every: bool = False, workers: int | None = None, sim
     order = list(rows)
     results.sort(key=lambda one: (order.index(one.cell), one.replication))
     specs = [json.loads(rows[cell].spec) for cell in chosen]
-    now, code = manifest.versions(), manifest.code_of([json.loads(row.spec) for row in held.cells], held.plugins)
+    now, code = manifest.versions(), code_of([json.loads(row.spec) for row in held.cells], held.plugins)
     changed = {name: (then, now.get(name, "unknown")) for name, then in held.versions.items() if now.get(name) != then}
     return Verification(directory, tuple(results), tuple(manifest.changed_code(held.code, code)),
                         tuple(_changed_data(specs)), changed)  # fmt: skip

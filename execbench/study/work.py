@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from execbench.errors import StoreError
 from execbench.store import manifest, parts
 from execbench.study.executors import SIMULATE, Done, Task, compute, execute
 from execbench.study.expand import Study
 from execbench.study.plan import finished, plan
+from execbench.study.plugins import registered
 from execbench.study.spec import canonical
 
-__all__ = ["Progress", "ProgressCall", "carry_out", "described", "directory_of"]
+__all__ = ["Progress", "ProgressCall", "carry_out", "code_of", "described", "directory_of"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,21 @@ def described(study: Study, command: str = "") -> manifest.Manifest:
     )
     return manifest.Manifest(
         study.name, study.kind, study.workload, study.question, study.reading, study.sha8, study.replications, rows,
-        manifest.code_of(specs, study.plugins), manifest.versions(), dict(study.plugin_files), dict(study.plugins),
+        code_of(specs, study.plugins), manifest.versions(), dict(study.plugin_files), dict(study.plugins),
         command,
     )  # fmt: skip
+
+
+def code_of(specs: Sequence[Mapping[str, Any]], plugins: Mapping[str, str]) -> dict[str, str]:
+    """Return the hash of every source that these specs run: ours, the plug-ins', and those of other packages."""
+    code = manifest.code_of(specs, plugins)
+    used = {("backends", spec["backend"]["name"]) for spec in specs if spec["backend"]["plugin"] is None}
+    used |= {("clients", name) for spec in specs for name in spec["workload"]["clients"]}
+    for kind, name in sorted(used):
+        cls = registered("backends" if kind == "backends" else "clients").get(name)
+        if cls is not None and not cls.__module__.startswith("execbench."):
+            code[f"{kind} {cls.__module__}"] = manifest.hash_of(inspect.getsource(inspect.getmodule(cls) or cls))
+    return code
 
 
 def carry_out(

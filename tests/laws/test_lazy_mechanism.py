@@ -168,7 +168,7 @@ def run(model: str, cpus: int, schedule: list[tuple[Any, ...]], seed: int, grid:
         # Keys on both sides of those of the CPUs: whether the model's own events come first must not matter.
         key = event_key(Class.SENDER, number) if cpu % 2 else number
         engine.call_at(t, key, lambda args=(kind, cpu, a, b): act(*args))
-    engine.run(t + 10_000)
+    engine.run(t + 500)
     return [(item.targets, item.n, item.last) if isinstance(item, Acked) else item for item in told]
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from execbench.costs import CostTable
 from execbench.record.histogram import Histogram
+from execbench.report.comparison import comparison
+from execbench.report.setting import Setting, setting_of
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("module_alloc", "bpf_prog_pack", "execmem", "alloc-write-map", "rw-inplace-finalize[sync=none]",
@@ -23,8 +25,13 @@ STATUS = ("retired", "shipped", "shipped", "proposed", "proposed", "proposed", "
 MEDIANS = (620e3, 312e3, 355e3, 410e3, 331e3, 333e3, 9.4e6)
 PHASES = {"copy": 0.02, "verify": 0.55, "jit": 0.18, "alloc": 0.06, "write": 0.05, "finalize": 0.1, "publish": 0.04}
 TABLES = ("cells", "replications", "metrics", "histograms", "counters", "cpus", "disturbance", "extremes", "peaks")
-MEMORY = {"asked_bytes": 1.9e6, "reserved_bytes": 3.4e6, "waste_bytes": 1.5e6,
-          "text_leaves_4k": 834.0, "text_leaves_2m": 0.0}
+MEMORY = {
+    "asked_bytes": 1.9e6,
+    "reserved_bytes": 3.4e6,
+    "waste_bytes": 1.5e6,
+    "text_leaves_4k": 834.0,
+    "text_leaves_2m": 0.0,
+}
 
 
 @dataclass
@@ -86,7 +93,7 @@ def _replication(rows: dict[str, list[dict[str, Any]]], rng: np.random.Generator
                  cpus: int) -> None:  # fmt: skip
     key = {"cell": cell, "replication": r}
     mine = {**key, "client": "bpf", "kind": "load"}
-    n = int(rng.integers(2000, 2200))
+    n = int(rng.integers(500, 600))
     median = MEDIANS[number] * (1 + cpus / 256 * (number == 0))
     latency = (median * np.exp(rng.normal(rng.normal(0, 0.01), 0.9, n))).astype(np.int64)
     rows["replications"].append({**key, "outcome": "ok", "detail": "", "operations": n, "events": 9 * n, "draws": 4 * n,
@@ -124,7 +131,7 @@ def _replication(rows: dict[str, list[dict[str, Any]]], rng: np.random.Generator
                                     "stolen_ns": hits * 1430})  # fmt: skip
     top = np.sort(latency)[::-1][:5]
     rows["peaks"] += [{**mine, "kind": kind, "bin": b, "latency_ns": int(v)}
-                      for b, v in enumerate(latency[:1024]) for kind in ("free", "load")]  # fmt: skip
+                      for b, v in enumerate(latency) for kind in ("free", "load")]  # fmt: skip
     rows["extremes"] += [{**mine, "kind": kind, "rank": k, "op": k, "t_ns": 10**9, "latency_ns": int(v)}
                          for k, v in enumerate(top) for kind in ("free", "load")]  # fmt: skip
 
@@ -139,3 +146,16 @@ def make_results() -> Callable[..., Synthetic]:
 def results() -> Synthetic:
     """A plain run: seven arms on one machine."""
     return synthetic()
+
+
+@pytest.fixture(scope="session")
+def compared(results: Synthetic) -> tuple[pd.DataFrame, Setting]:
+    """The comparison and the setting of the plain run."""
+    return comparison(results), setting_of(results)
+
+
+@pytest.fixture(scope="session")
+def swept(make_results: Callable[..., Synthetic]) -> tuple[Synthetic, pd.DataFrame, Setting]:
+    """A study with three numbers of CPUs: results, comparison, setting."""
+    results = make_results(replications=2, points=(2, 64, 256))
+    return results, comparison(results), setting_of(results)

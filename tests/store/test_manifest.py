@@ -12,8 +12,10 @@ from execbench.errors import CannotWrite, StoreError
 from execbench.store import manifest
 from execbench.store.manifest import CellRow, Manifest
 
-SPEC = {"backend": {"name": "rw-inplace-finalize", "plugin": None}, "workload": {"name": "w", "clients": {"bpf": {}}},
-        "machine": {"name": "m", "topology": {"cpus": 4}}, "kernel": {"release": "6.18"}, "run": {"seed": 3}}  # fmt: skip
+SPEC = {"backend": {"name": "rw-inplace-finalize", "plugin": None},
+        "workload": {"name": "w", "clients": {"bpf": {}}},
+        "machine": {"name": "m", "topology": {"cpus": 4}},
+        "kernel": {"release": "6.18"}, "run": {"seed": 3}}  # fmt: skip
 CELL = CellRow(
     "a" * 12,
     "execmem[x=1]",

@@ -124,7 +124,8 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("locks", "said"),
-    [({"lock": ["a"]}, "other columns than the schema"), (replication(1).tables["locks"] | {"lock": []}, "unequal length"),
+    [({"lock": ["a"]}, "other columns than the schema"),
+     (replication(1).tables["locks"] | {"lock": []}, "unequal length"),
      (replication(1).tables["locks"] | {"wait_ns": ["long"]}, "does not fit its column")],
 )  # fmt: skip
 def test_a_record_that_does_not_fit_the_schema_is_refused(tmp_path: Path, locks: dict[str, Any], said: str) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from execbench.errors import CannotWrite
+from execbench.errors import CannotWrite, InputError
 from execbench.store import parts
 from execbench.study.executors import Done, Interrupted, Task, WorkerDied, compute, execute
 
 CELL = "0123456789ab"
-SPEC = json.dumps({"run": {"seed": 5}})
+SPEC = json.dumps({"run": {"seed": 5}, "workload": {"data": {}}})
 
 
 def tasks(root: Path, fake: str, *numbers: int) -> list[Task]:
@@ -63,7 +63,17 @@ def test_errors_of_the_store_come_through_the_pool(tmp_path: Path, fake: str) ->
         execute(compute, tasks(blocked, fake, 0, 1), 2, lambda _: None, "")
 
 
+def test_data_that_changed_are_not_simulated(tmp_path: Path, fake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    spec = {"run": {"seed": 5}, "workload": {"data": {"bpf.data": {"name": "x.csv", "sha256": "0" * 64, "rows": 1}}}}
+    task = Task(f"{CELL}-r0-0", json.dumps(spec), CELL, 0, 0, {}, str(tmp_path), fake)
+    with pytest.raises(InputError, match="x.csv, whose content has changed"):
+        compute(task)
+
+
 SCRIPT = """\
+SPEC = '{"run": {"seed": 5}, "workload": {"data": {}}}'
 import sys
 from pathlib import Path
 from execbench.store.parts import sweep_tmp
@@ -71,7 +81,7 @@ from execbench.study.executors import Interrupted, Task, compute, execute
 
 if __name__ == "__main__":
     root, cell = Path(sys.argv[1]), "0123456789ab"
-    tasks = [Task(f"{cell}-r{n}-{n}", '{"run": {"seed": 5}}', cell, n, n, {}, str(root), "fake_simulation:simulate")
+    tasks = [Task(f"{cell}-r{n}-{n}", SPEC, cell, n, n, {}, str(root), "fake_simulation:simulate")
              for n in range(100, 140)]
     try:
         execute(compute, tasks, int(sys.argv[2]), lambda done: print(done.name, flush=True), str(root),
@@ -87,9 +97,10 @@ def test_ctrl_c_keeps_finished_parts_and_leaves_nobody_behind(tmp_path: Path, fa
     script, root = tmp_path / "script.py", tmp_path / "out"
     script.write_text(SCRIPT)
     path = os.pathsep.join([str(tmp_path / "modules"), *filter(None, sys.path)])
-    process = subprocess.Popen([sys.executable, str(script), str(root), str(workers)], text=True, start_new_session=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env=os.environ | {"PYTHONPATH": path, "FAKE_SLEEP": "0.2"})  # fmt: skip
+    command = [sys.executable, str(script), str(root), str(workers)]
+    environment = os.environ | {"PYTHONPATH": path, "FAKE_SLEEP": "0.2"}
+    process = subprocess.Popen(command, text=True, start_new_session=True, env=environment,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     assert process.stdout is not None
     assert CELL in process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: everybody in the foreground group gets it

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from execbench.errors import NothingMeasured, StoreError
-from execbench.store import manifest
 from execbench.store.schema import arrow_schema
 from execbench.study import verify as module
 from execbench.study.expand import Asked, expand
@@ -59,8 +58,8 @@ def test_an_outcome_that_differs_is_found(done: Path, fake: str) -> None:
 
 
 def test_changed_code_data_and_versions_are_said(done: Path, fake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = manifest.code_of
-    monkeypatch.setattr(module.manifest, "code_of", lambda *args: real(*args) | {"sim/engine.py": "other"})
+    real = module.code_of
+    monkeypatch.setattr(module, "code_of", lambda *args: real(*args) | {"sim/engine.py": "other"})
     monkeypatch.setattr(module.manifest, "versions", lambda: {"numpy": "0.1"})
     data = Path("workloads/data")
     data.mkdir()

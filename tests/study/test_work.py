@@ -61,8 +61,8 @@ def test_another_study_or_other_files_are_not_touched(here: Path, fake: str) -> 
 
 def test_parts_of_other_code_are_not_mixed_in(here: Path, fake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     carry_out(tiny(replications=1), here / "out", simulate=fake)
-    real = manifest.code_of
-    monkeypatch.setattr(work.manifest, "code_of", lambda *args: real(*args) | {"sim/engine.py": "other"})
+    real = work.code_of
+    monkeypatch.setattr(work, "code_of", lambda *args: real(*args) | {"sim/engine.py": "other"})
     with pytest.raises(StoreError, match=r"computed by other code .sim/engine.py changed.; .*--restart"):
         carry_out(tiny(replications=2), here / "out", simulate=fake)
     carry_out(tiny(replications=2), here / "out", restart=True, simulate=fake)

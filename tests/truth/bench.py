@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from execbench.backends.bpf_prog_pack import BpfProgPack
-from execbench.clients.bpf import Bpf, Loader, Program
+from execbench.clients.bpf import Bpf, Loaded, Loader, Program
 from execbench.contract import Proc, Setting
 from execbench.costs import CostTable
 from execbench.kernel.facade import Kernel, Shared
@@ -69,10 +69,11 @@ class Bench:
         self.machine.start_rcu(rcu_rules(spec["machine"]["kernel"], rules, costs, cpus))
         self.shared = _Traced(self.machine, rules, costs)
         self.recorder = self.shared.recorder = Recorder()
-        self.calls: Counter[tuple[str, str]] = Counter()
+        self.calls: Counter[str] = Counter()
+        """Uses of every primitive by all tasks, those outside operations too."""
         self.targets = 0
+        """Calls of functions on other CPUs."""
         self.machine.probe.attach(self)
-        self._setting: Setting | None = None
         self._loader: Loader | None = None
         self._unfinished = 0
 
@@ -97,21 +98,26 @@ class Bench:
         """The program loader with bpf_prog_pack; made on first use."""
         if self._loader is None:
             backend = BpfProgPack()
-            self._setting = Setting(self.shared, backend, backend.start(self.shared), FOREVER, 0, 0, lambda _: [])
-            self._loader = Loader(Bpf(data=""), self._setting)
+            setting = Setting(self.shared, backend, backend.start(self.shared), FOREVER, 0, 0, lambda _: [])
+            self._loader = Loader(Bpf(data=""), setting)
         return self._loader
 
     def operation(self, kind: str) -> Operation:
         """A fresh operation that `recorder` keeps."""
-        return Operation("truth", kind, len(self.recorder.finished_), 0, "sync", self.recorder)
+        return Operation("truth", kind, len(self.recorder.kept), 0, "sync", self.recorder)
 
-    # --- sink of the probe: what happened outside operations, too -----------------------------------------------------
+    def close(self, k: Kernel, loaded: Loaded) -> Proc[None]:
+        """Unload a program."""
+        return self.loader.unload(k, loaded, len(self.recorder.kept))
+
+    def load(self, k: Kernel, program: Program) -> Proc[Loaded]:
+        """Load a program."""
+        return self.loader.load(k, program, len(self.recorder.kept), k.now)
+
+    # --- sink of the probe --------------------------------------------------------------------------------------------
 
     def call(self, at: int, task: Task, primitive: str, units: int) -> None:
-        self.calls[task.name, primitive] += 1
-
-    def spend(self, at: int, task: Task, cost: str, n: int, ns: int) -> None:
-        self.calls[task.name, cost] += n
+        self.calls[primitive] += 1
 
     def ipi(self, begin: int, end: int, task: Task, why: str, targets: int) -> None:
         self.targets += targets
@@ -121,7 +127,7 @@ class Recorder:
     """Keeps every finished operation with counts of its own."""
 
     def __init__(self) -> None:
-        self.finished_: list[Operation] = []
+        self.kept: list[Operation] = []
 
     def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]:
         return {}, {}
@@ -129,10 +135,11 @@ class Recorder:
     def begun(self, operation: Operation, at: int) -> None: ...
 
     def finished(self, operation: Operation) -> None:
-        self.finished_.append(operation)
+        self.kept.append(operation)
 
     def of(self, kind: str) -> list[Operation]:
-        return [operation for operation in self.finished_ if operation.kind == kind]
+        """The finished operations of one kind, in their order."""
+        return [operation for operation in self.kept if operation.kind == kind]
 
 
 class _TracedKernel(Kernel):

@@ -1,0 +1,110 @@
+"""Bad input: one message that names the place, what was given, what is allowed and the remedy; and the exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+from execbench import cli, errors
+from execbench.cli import main
+
+RUN = ("run", "-w", "bpf")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("run", "-w", "bfp"), 2, ("--workload", "bfp", "did you mean 'bpf'?")),
+        (("run",), 2, ("--workload", "allowed", "bpf")),
+        ((*RUN, "-b", "modul_alloc"), 2, ("--backend", "did you mean 'module_alloc'?")),
+        ((*RUN, "-b", "rw-inplace-finalize[sync=rcuu]"), 2, ("sync", "rcuu", "merged-flush")),
+        ((*RUN, "-b", "rw-inplace-finalize[snyc=rcu]"), 2, ("snyc", "did you mean 'sync'?")),
+        ((*RUN, "-m", "serve-64"), 2, ("--machine", "did you mean 'server-64'")),
+        ((*RUN, "-k", "6.1"), 2, ("--kernel", "6.1", "6.12")),
+        ((*RUN, "--cpus", "0"), 2, ("--cpus", "got 0", "greater than or equal to 1")),
+        ((*RUN, "--cpus", "many"), 2, ("--cpus", "integer")),
+        ((*RUN, "-d", "5"), 2, ("--duration", "'5'", "5", "ns, us, ms")),
+        ((*RUN, "-d", "5parsecs"), 2, ("--duration", "5parsecs")),
+        ((*RUN, "-d", "1s", "--warmup", "2s"), 2, ("warmup",)),
+        ((*RUN, "-r", "0"), 2, ("--replications",)),
+        ((*RUN, "-j", "0"), 2, ("--jobs", "from 1 on")),
+        ((*RUN, "-s", "machin.topology.cpus=3"), 2, ("machin", "did you mean 'machine'?")),
+        ((*RUN, "-s", "machine.topology.cpu=3"), 2, ("cpu", "did you mean 'cpus'?")),
+        ((*RUN, "-s", "client.bpf.threads=65"), 2, ("threads", "64 CPUs")),
+        ((*RUN, "-b", "./missing.py"), 2, ("--backend", "./missing.py", "cannot be read")),
+        ((*RUN, "--recrod", "operations"), 2, ("--recrod", "--record")),
+        (("rnu",), 2, ("rnu", "Did you mean 'run'?")),
+        (("list", "machine"), 2, ("Did you mean 'machines'?",)),
+        (("sweep", "ipi/cpu"), 2, ("ipi/cpu", "did you mean 'ipi/cpus'?")),
+        (("report", "./nowhere"), 74, ("nowhere", "no such directory")),
+        (("verify", "./nowhere"), 74, ("nowhere", "no such directory")),
+    ],
+)
+def test_message_and_exit_code(arguments, code, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("execbench: ")
+    assert err.count("\n") == 1
+    assert not [word for word in words if word not in err], err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir()), "nothing may be written before the input is checked"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def broken(:\n", ("mine.py", "invalid syntax")),
+        ("import nonexistent_module\n", ("mine.py", "nonexistent_module")),
+        ("x = 1\n", ("--backend", "0 backends", "alloc")),
+    ],
+)
+def test_plugin_that_does_not_load(source, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(source)
+    assert main([*RUN, "-b", "./mine.py"]) == 2
+    err = capsys.readouterr().err
+    assert not [word for word in words if word not in err], err
+    assert "Traceback" not in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_of_another_study_are_not_overwritten(small, capsys):
+    out, _ = small
+    assert main([*RUN, "-d", "1s", "-o", str(out)]) == 74
+    assert "another study" in capsys.readouterr().err
+
+
+def test_bug_is_one_line_and_a_file(capsys, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(cli, "app", broken)
+    assert main(["run"]) == 70
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "RuntimeError: two lines" in err
+    path = err.split()[-1]
+    with open(path) as file:
+        assert "Traceback" in file.read()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InputError("a", "b", "c", "d"), 2),
+        (errors.MachineError("a", "b", "c", "d"), 2),
+        (errors.Deadlock("deadlock", "x", {}), 1),
+        (errors.NothingMeasured("a", "b"), 5),
+        (errors.CannotWrite("a", "b", "c"), 73),
+        (errors.StoreError("a", "b", "c"), 74),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(error, code, monkeypatch, capsys):
+    def fails(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    assert main(["run"]) == code
+    assert capsys.readouterr().err.startswith("execbench: ")
