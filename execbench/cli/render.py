@@ -69,7 +69,7 @@ def finish(results: Results) -> int:
     """Print the comparison, write the report, print its path last; return the exit code."""
     from execbench.report.html import write_report
 
-    frame, setting = _compared(results)
+    frame, setting, said = _compared(results)
     if sys.stdout.isatty():
         import shutil
 
@@ -78,9 +78,9 @@ def finish(results: Results) -> int:
         from execbench.report.text import show
 
         width = min(max(shutil.get_terminal_size().columns, NARROW), WIDE)
-        show(frame, setting, Console(width=width, highlight=False, emoji=False))
+        show(frame, setting, Console(width=width, highlight=False, emoji=False), said)
     else:
-        print(_plain(frame, setting))
+        print(_plain(frame, setting, said))
     print(write_report(results, frame, setting))
     return _code(results)
 
@@ -91,19 +91,21 @@ def plain(results: Results) -> int:
     return _code(results)
 
 
-def _compared(results: Results) -> tuple[pd.DataFrame, Setting]:
+def _compared(results: Results) -> tuple[pd.DataFrame, Setting, list[str]]:
     from execbench.errors import NothingMeasured
+    from execbench.report.answer import summary
     from execbench.report.setting import setting_of
 
     if results.replications.empty:
         raise NothingMeasured(f"{results.dir} holds no finished replication", "run the study again")
-    return results.comparison(), setting_of(results)
+    frame, setting = results.comparison(), setting_of(results)
+    return frame, setting, summary(results, frame, setting)
 
 
-def _plain(frame: pd.DataFrame, setting: Setting) -> str:
+def _plain(frame: pd.DataFrame, setting: Setting, said: list[str]) -> str:
     from execbench.report.text import render
 
-    return render(frame, setting)
+    return render(frame, setting, said=said)
 
 
 def _code(results: Results) -> int:

@@ -128,6 +128,12 @@ def _listed(names: list[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
+def summary(results: Frames, frame: pd.DataFrame, setting: Setting) -> list[str]:
+    """Return what a terminal says: the whole answer of a plain run, without how sure it is (the footer says so)."""
+    found = list(sentences(results, frame, setting))
+    return found[0][1][:-1] if len(found) == 1 else [f"{point}: {said[0]}" for point, said in found]
+
+
 def sentences(results: Frames, frame: pd.DataFrame, setting: Setting) -> Iterator[tuple[str, list[str]]]:
     """Yield, per point, the words of the point and the answer about the first class that enters the API."""
     waited = frame[(frame["mode"] == "sync") & (frame["api_share"].fillna(0) > 0)]

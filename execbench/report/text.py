@@ -14,7 +14,7 @@ from execbench.stats.estimate import APPROXIMATE, AT_LEAST, Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console, RenderableType
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -54,18 +54,21 @@ SWEPT = ("p50", "p99", "api_share", "rounds", "interruptions", "stolen")  # what
 FAMILIES = (("p50", "p90", "p99", "largest"), ("asked", "reserved", "waste"))
 
 
-def render(frame: pd.DataFrame, setting: Setting, width: int | None = None) -> str:
+def render(frame: pd.DataFrame, setting: Setting, width: int | None = None, said: Sequence[str] = ()) -> str:
     """Return the comparison as plain text without colour, at most `width` columns wide (78 unless told)."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width or PLAIN_WIDTH, color_system=None, force_terminal=False,
                       legacy_windows=False, emoji=False, highlight=False)  # fmt: skip
-    show(frame, setting, console)
+    show(frame, setting, console, said)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
 
 
-def show(frame: pd.DataFrame, setting: Setting, console: Console) -> None:
-    """Print the comparison on a rich console: per point, client and class the table, its notes; then the footer."""
+def show(frame: pd.DataFrame, setting: Setting, console: Console, said: Sequence[str] = ()) -> None:
+    """Print the comparison on a rich console: per point, client and class the table, its notes; then the footer.
+
+    `said` are the sentences of the answer, which stand between tables and footer.
+    """
     from rich.padding import Padding
     from rich.text import Text
 
@@ -83,6 +86,10 @@ def show(frame: pd.DataFrame, setting: Setting, console: Console) -> None:
             console.print()
         for note in notes(rows):
             console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim")
+        console.print()
+    for sentence in said:
+        console.print(Text(sentence))
+    if said:
         console.print()
     for line in setting.footer():
         console.print(Text(line), style="dim")
@@ -162,23 +169,33 @@ def reasons(estimate: Estimate) -> Iterator[str]:
         yield estimate.status
 
 
-def _tables(rows: pd.DataFrame, blocks: Sequence[Sequence[Field]], console: Console) -> Iterator[RenderableType]:
-    """One table if the console is wide enough, else one per block, else as many columns as fit in each."""
+def _tables(rows: pd.DataFrame, blocks: Sequence[Sequence[Field]], console: Console) -> Iterator[Table]:
+    """One table if the console is wide enough, else one per block, else as few tables of like width as will do."""
     together = [field for block in blocks for field in block]
+    arms = _natural_width(console, _table(rows, (), console))
+    widths = {field: _natural_width(console, _table(rows, (field,), console)) - arms for field in together}
     for choice in ([together], blocks):
-        if all(_width(rows, block, console) <= console.width for block in choice):
+        if all(arms + sum(widths[field] for field in block) <= console.width for block in choice):
             yield from (_table(rows, block, console) for block in choice)
             return
-    while together:
-        fitting = 1
-        while fitting < len(together) and _width(rows, together[: fitting + 1], console) <= console.width:
-            fitting += 1
-        yield _table(rows, together[:fitting], console)
-        together = together[fitting:]
+    room = console.width - arms
+    least = len(_packed(widths, room))
+    while len(_packed(widths, room - 1)) == least and room > max(widths.values()):
+        room -= 1
+    yield from (_table(rows, fields, console) for fields in _packed(widths, room))
 
 
-def _width(rows: pd.DataFrame, fields: Sequence[Field], console: Console) -> int:
-    return _natural_width(console, _table(rows, fields, console))
+def _packed(widths: Mapping[Field, int], room: int) -> list[list[Field]]:
+    """Fields from left to right, as many in each list as there is room for (but at least one)."""
+    lists: list[list[Field]] = []
+    left = 0
+    for field, width in widths.items():
+        if not lists or width > left:
+            lists.append([])
+            left = room
+        lists[-1].append(field)
+        left -= width
+    return lists
 
 
 def _natural_width(console: Console, table: Table) -> int:

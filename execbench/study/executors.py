@@ -33,7 +33,7 @@ _Out = TypeVar("_Out")
 
 
 class Interrupted(ExecbenchError):
-    """The user stopped a study: `done` of `total` work items are on disk in `directory`."""
+    """The user stopped a study: `done` of its `total` replications are on disk in `directory`."""
 
     exit_code: ClassVar[int] = 130
 
@@ -42,7 +42,7 @@ class Interrupted(ExecbenchError):
         self.done, self.total, self.directory = done, total, directory
 
     def __str__(self) -> str:
-        kept = f"{self.done} of {self.total} parts are finished and kept in {self.directory}"
+        kept = f"{self.done} of {self.total} replications are finished and kept in {self.directory}"
         return f"interrupted; {kept}; the same command goes on from there"
 
 
@@ -51,14 +51,10 @@ class WorkerDied(ExecbenchError):
 
     exit_code: ClassVar[int] = 70
 
-    def __init__(self, done: int, total: int) -> None:
-        super().__init__(done, total)
-        self.done, self.total = done, total
-
     def __str__(self) -> str:
         return (
-            f"a worker process died ({self.done} of {self.total} parts are finished and kept); it was killed, ran out "
-            'of memory, or a script without `if __name__ == "__main__":` started it; run again with fewer jobs (-j 1)'
+            "a worker process died (finished parts are kept): it was killed, ran out of memory, or a script without "
+            '`if __name__ == "__main__":` started it; run again with fewer jobs (-j 1)'
         )
 
 
@@ -118,32 +114,26 @@ def compute(task: Task) -> Done:
 
 def execute(
     work: Callable[[_In], _Out], items: Sequence[_In], workers: int | None, on_done: Callable[[_Out], None],
-    directory: str, on_stop: Callable[[list[int]], None] = lambda pids: None,
+    on_stop: Callable[[list[int]], None] = lambda pids: None,
+    interrupted: Callable[[], BaseException] = KeyboardInterrupt,
 ) -> None:  # fmt: skip
     """Call `work` on every item, serially unless `workers` is above 1, and `on_done` with each result as it comes.
 
-    Interrupted after Ctrl-C, WorkerDied if a process ends without a result; both leave what was done, and call
-    `on_stop` with the numbers of the processes that have ended. Errors of `work` come through.
+    After Ctrl-C no process is left and what `interrupted` makes is raised; WorkerDied if a process ends without a
+    result. Errors of `work` come through. `on_stop` is always called with the numbers of the processes that have ended.
     """
-    finished = 0
-
-    def note(result: _Out) -> None:
-        nonlocal finished
-        finished += 1
-        on_done(result)
-
     pids = [os.getpid()]
     try:
         if workers is None or workers <= 1 or len(items) <= 1:
             for item in items:
-                note(work(item))
+                on_done(work(item))
         else:
             with _pool(min(workers, len(items)), pids) as pool:
-                _drain(pool, work, items, note)
+                _drain(pool, work, items, on_done)
     except KeyboardInterrupt:
-        raise Interrupted(finished, len(items), directory) from None
+        raise interrupted() from None
     except BrokenProcessPool as error:
-        raise WorkerDied(finished, len(items)) from error
+        raise WorkerDied from error
     finally:
         on_stop(pids)
 

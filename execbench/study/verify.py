@@ -122,7 +122,7 @@ def verify(directory: Path, every: bool = False, workers: int | None = None, sim
         for cell, found in chosen.items() for part in (found if every else found[:1])
     ]  # fmt: skip
     results: list[Checked] = []
-    execute(_check, jobs, workers, results.extend, str(directory))
+    execute(_check, jobs, workers, results.extend)
     order = list(rows)
     results.sort(key=lambda one: (order.index(one.cell), one.replication))
     specs = [json.loads(rows[cell].spec) for cell in chosen]

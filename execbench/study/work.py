@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from execbench.errors import StoreError
 from execbench.store import manifest, parts
-from execbench.study.executors import SIMULATE, Done, Task, compute, execute
+from execbench.study.executors import SIMULATE, Done, Interrupted, Task, compute, execute
 from execbench.study.expand import Study
 from execbench.study.plan import finished, plan
 from execbench.study.plugins import registered
@@ -100,7 +100,11 @@ def carry_out(
                            operations=part.operations, outcomes=dict(part.outcomes), pid=part.pid)  # fmt: skip
         tell(Progress(count, total, time.perf_counter() - began, part, running[part.cell].arm))
 
-    execute(compute, tasks, workers, on_done, str(root), lambda pids: parts.sweep_tmp(root, pids))
+    def interrupted() -> Interrupted:
+        missing = sum(item.size for item in items if not (root / "parts" / item.name).is_dir())
+        return Interrupted(total - missing, total, str(root))
+
+    execute(compute, tasks, workers, on_done, lambda pids: parts.sweep_tmp(root, pids), interrupted)
 
 
 def _checked(root: Path, now: manifest.Manifest, restart: bool) -> None:

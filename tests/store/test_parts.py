@@ -14,6 +14,7 @@ from execbench.store import parts
 from execbench.store.digest import digest_of
 from execbench.store.schema import TABLES
 
+MARK = 0x1122334455667788
 A, B = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 
 
@@ -85,8 +86,9 @@ def truncate(file: Path) -> None:
 
 
 def flip(file: Path) -> None:
+    """Change one bit of a value: without checksums the file would read as if nothing had happened."""
     data = bytearray(file.read_bytes())
-    data[40] ^= 0x10  # inside the first page
+    data[data.index(MARK.to_bytes(8, "little"))] ^= 0x10
     file.write_bytes(bytes(data))
 
 
@@ -102,7 +104,7 @@ def foreign(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip, empty, foreign])
 def test_damage_is_named_with_the_remedy(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    write(tmp_path, A, 0)
+    parts.write(tmp_path, A, [(0, replication(MARK))])
     damage(tmp_path / "parts" / f"{A}-r0-0" / "locks.parquet")
     with pytest.raises(StoreError, match=rf"{A}-r0-0/locks.parquet: (damaged|columns)") as caught:
         parts.read_table(tmp_path, "locks")

@@ -27,7 +27,7 @@ def test_items_are_small_enough_to_balance_and_large_enough_to_be_few(cells: lis
     items = plan(cells, replications)
     size = batch_size(len(cells) * replications)
     assert all(item.size <= size <= 5 for item in items)
-    assert len(items) >= min(16, len(cells) * replications)
+    assert len(items) == len(cells) * -(-replications // size) >= min(16, len(cells) * replications)
 
 
 def test_cells_take_turns() -> None:
