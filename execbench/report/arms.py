@@ -1,4 +1,4 @@
-"""The cells of a study as a reader knows them: which arm, at which point of the axes, in what kind of loop."""
+"""The cells of a study as a reader knows them: which arm, at which point of the axes, in what kinds of loop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def arms_of(results: Frames) -> pd.DataFrame:
-    """Return one row per cell, in the order given: `cell, arm, status, refused, point, axes, loop, window_ns`.
+    """Return one row per cell, in the order given: `cell, arm, status, refused, point, axes, loops, window_ns`.
 
     `axes` is the dict of axis values of the cell's point and `point` its words; both are empty for a plain run.
-    `refused` is '' or the reason why the backend cannot do this; `window_ns` the measured time of one replication.
+    `loops` says of each client "open" or "closed"; `refused` is '' or the reason why the backend cannot do
+    this; `window_ns` the measured time of one replication.
     """
     import pandas as pd
 
@@ -29,7 +30,7 @@ def arms_of(results: Frames) -> pd.DataFrame:
         rows.append({
             "cell": cell["cell"], "arm": cell["arm"], "status": cell["status"], "refused": cell["refused"],
             "point": point_words(axes), "axes": axes,
-            "loop": "open" if any(map(is_open, spec["workload"]["clients"].values())) else "closed",
+            "loops": {name: "open" if is_open(one) else "closed" for name, one in spec["workload"]["clients"].items()},
             "window_ns": spec["run"]["duration"] - spec["run"]["warmup"],
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -38,7 +38,7 @@ COLUMNS: tuple[Column, ...] = (
            "broadcasts to all CPUs (one each, whatever the number of targets) per operation"),
     Column("flushes", "flushes", "count", "flushes_per_op", "operation", "TLB flushes of all CPUs per operation"),
     Column("interruptions", "interrupts", "count", "interruptions_", "machine",
-           "interrupts taken by other CPUs, all together, per operation"),
+           "interrupts of all CPUs, those of its deferred work included, per operation"),
     Column("stolen", "stolen", "time", "stolen_ns_", "machine",
            "time that costs those CPUs, all together, per operation"),
     Column("asked", "asked", "size", "asked_bytes", "replication", "bytes of text asked for (memory: means over time)"),

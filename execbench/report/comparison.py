@@ -78,7 +78,8 @@ def _classes(results: Frames) -> list[tuple[str, str, str]]:
 def _row(results: Frames, cell: Mapping[str, Any], client: str, kind: str) -> dict[str, Any]:
     replications = results.table("replications")
     mine = replications[replications["cell"] == cell["cell"]]
-    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused", "loop")}
+    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused")}
+    row["loop"] = cell["loops"].get(client, "closed")
     row |= {"client": client, "kind": kind, "replications": len(mine), "operations": 0, "outcome": _outcome(mine)}
     measured = Measured(results, str(cell["cell"]), client, kind, int(cell["window_ns"]))
     row["operations"] = measured.operations()

@@ -85,7 +85,7 @@ class PathSource:
         assert not (watch and STATES[x].qs)
         seen = not watch
         while self.at[cpu] + self.left[cpu] <= t1:
-            seen = seen or STATES[self._jump(cpu)].qs
+            seen = STATES[self._jump(cpu)].qs or seen
         jumps = self.at[cpu] + self.left[cpu] <= d
         if not jumps:
             self._rest(cpu, d)

@@ -8,12 +8,11 @@ tie rule, such programs do: two mutants of the rule show how many.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from execbench.sim import engine as engine_module
 from execbench.sim.cpu import Cpu
 from execbench.sim.engine import Class, Engine, Event, Proc, event_key
 from execbench.sim.ipi import Interrupts, Round
@@ -133,6 +132,7 @@ class World:
     def __init__(self, seed: int, engine: Engine, split: bool, listen: bool) -> None:
         rng = random.Random(seed_of(f"splitting/{seed}"))
         self.engine, self.split = engine, split
+        self.blocked: dict[Task, object] = {}
         self.record: Record = {}
         probe = Probe()
         if listen:
@@ -148,7 +148,8 @@ class World:
         self.interrupts = Interrupts(engine, self.background, list(self.cpus))
         handoff = rng.randint(0, 1) * GRID
         self.locks = [Lock(LockKind(f"lock {i}", kind, ""), engine, probe, handoff) for i, kind in enumerate(KINDS)]
-        rules = RcuRules(4 * GRID, 1, 1, rng.random() < 0.5, 1, GRID, GRID, 0, GRID, 0.0)
+        init = rng.randint(0, 1) * GRID
+        rules = RcuRules(4 * GRID, 1, 1, rng.random() < 0.5, 1, init, GRID, 0, GRID, 0.0)
         self.rcu = Rcu(engine, probe, self.background, rules, Phases(), Phases())  # type: ignore[arg-type]
         self.rcu.log = []
         hosts = [cpu for cpu in self.cpus for _ in range(rng.randint(1, 2))]
@@ -184,7 +185,7 @@ class World:
         for ns in spends:
             task.cpu.mark(self.note(task, "mark, masked"))
             yield from self.spend(task, ns)
-        if locks and KINDS[-1] == "spinlock" and self.locks[-1].hold_of(task) is None:  # type: ignore[attr-defined]
+        if locks:
             yield from self.do_lock(task, len(KINDS) - 1, [("spend", GRID)], False)
         task.cpu.unmask()
         task.cpu.mark(self.note(task, "mark, unmasked"))
@@ -218,20 +219,21 @@ class World:
 
     def do_block(self, task: Task, _: int, ns: int, *__: int) -> Proc[None]:
         yield from task.settle()
-        blocked = task.block()
-        asleep = next(blocked)
-        self.engine.call_at(self.engine.now + 3 * ns, event_key(Class.TIMER, 1000), lambda: self.timeout(task, asleep))
-        yield from resumed(blocked, asleep)
+        self.blocked[task] = this = object()
+        at = self.engine.now + 3 * ns
+        self.engine.call_at(at, event_key(Class.TIMER, 1_000), lambda: self.wake(task, this, at))
+        yield from task.block()
         self.note(task, "woken")(self.engine.now)
-
-    def timeout(self, task: Task, asleep: Event) -> None:
-        if task.asleep is asleep:
-            task.wake(self.engine.now)
 
     def do_wake(self, task: Task, other: int, later: int) -> Proc[None]:
         yield from task.settle()
-        if self.tasks[other].asleep is not None:
-            self.tasks[other].wake(self.engine.now + later)
+        sleeper = self.tasks[other]
+        self.wake(sleeper, self.blocked.get(sleeper), self.engine.now + later)
+
+    def wake(self, sleeper: Task, block: object, at: int) -> None:
+        if block is not None and self.blocked.get(sleeper) is block:
+            del self.blocked[sleeper]
+            sleeper.wake(at)
 
     def do_gp(self, task: Task, *_: int) -> Proc[None]:
         yield from self.rcu.synchronize(task)
@@ -252,7 +254,77 @@ class World:
         return self.record
 
 
-def resumed(process: Proc[None], first: Event) -> Iterator[Event]:
-    """Go on with a process whose first event was taken out of it."""
-    yield first
-    yield from process
+
+# --- the forms and the mutants ----------------------------------------------------------------------------------------
+
+FORMS: dict[str, tuple[bool, bool, bool]] = {  # merge, settle after every cost, listen
+    "merged": (True, False, False),
+    "every cost an event": (False, False, False),
+    "settled after every cost": (True, True, False),
+    "settled and every cost an event": (False, True, False),
+    "listening": (True, False, True),
+}
+
+
+def differing(seed: int, make: Callable[[bool], Engine] = Engine) -> list[str]:
+    """Names of the forms whose record is not that of the merged one."""
+    records: dict[str, Record] = {}
+    for form, (merge, split, listen) in FORMS.items():
+        records[form] = World(seed, make(merge), split, listen).result()
+    return [form for form, record in records.items() if record != records["merged"]]
+
+
+def check(seeds: range) -> None:
+    wrong = {seed: forms for seed in seeds if (forms := differing(seed))}
+    assert not wrong, f"{len(wrong)} of {len(seeds)} programs differ, first {next(iter(wrong.items()))}"
+
+
+def test_the_form_of_a_plan_changes_no_record() -> None:
+    check(range(SEEDS))
+
+
+@pytest.mark.long
+def test_the_form_of_a_plan_changes_no_record_long() -> None:
+    check(range(SEEDS, SEEDS + SEEDS_LONG))
+
+
+class Insertion(Engine):
+    """Mutant: equal times fall back on the order of insertion."""
+
+    __slots__ = ()
+
+    def schedule(self, event: Event, at: int, key: int) -> None:
+        super().schedule(event, at, 2)
+
+    def event_at(self, at: int, key: int) -> Event:
+        return super().event_at(at, 2)
+
+
+class Frontless(Engine):
+    """Mutant: whatever lies at the present ns has happened."""
+
+    __slots__ = ()
+
+    def happened(self, at: int, key: int) -> bool:
+        return at <= self.now
+
+
+class Late(Engine):
+    """Mutant: nothing that lies at the present ns has happened."""
+
+    __slots__ = ()
+
+    def happened(self, at: int, key: int) -> bool:
+        return at < self.now
+
+
+@pytest.mark.parametrize("mutant", [Insertion, Frontless, Late])
+def test_without_the_tie_rule_records_differ(mutant: type[Engine]) -> None:
+    found = 0
+    for seed in range(MUTANT_SEEDS):
+        try:
+            found += bool(differing(seed, mutant))
+        except (AssertionError, RecursionError):
+            found += 1
+    print(f"{mutant.__name__}: {found} of {MUTANT_SEEDS} programs differ")
+    assert found >= MUTANT_SEEDS // 20

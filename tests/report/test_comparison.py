@@ -76,3 +76,12 @@ def test_failed_replications_are_counted(make_results):
     results.frames["replications"].loc[0, "outcome"] = "deadlock"
     arm = results.cells["arm"].iloc[0]
     assert row(comparison(results), arm)["outcome"] == "deadlock in 1 of 3 replications"
+
+
+def test_rounds_count_replications_by_their_operations(frame, results):
+    metrics = results.table("metrics")
+    cell = results.cells.set_index("arm").loc["module_alloc", "cell"]
+    own = metrics[(metrics["cell"] == cell) & (metrics["kind"] == "load") & (metrics["metric"] == "rounds_per_op")]
+    expected = (own["value"] * own["n"]).sum() / own["n"].sum()
+    assert row(frame, "module_alloc")["rounds"] == pytest.approx(expected, rel=1e-12)
+    assert expected != pytest.approx(own["value"].mean(), rel=1e-12), "the frames must be able to tell the two apart"
