@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from execbench.contract import Row, Setting
+from execbench.contract import Setting
 from execbench.costs import CostTable
 from execbench.errors import Deadlock, SimulatedFailure
 from execbench.kernel.facade import Shared
 from execbench.kernel.releases import Release, release_from
 from execbench.record.machine import MachineRecorder
 from execbench.record.operations import OperationRecorder
+from execbench.registry.files import data_path, rows_of
+from execbench.registry.instances import backend, client
 from execbench.sim.machine import Machine
 from execbench.sim.rcu import RcuRules
 from execbench.sim.rng import Streams
@@ -52,7 +52,7 @@ class World:
         costs = CostTable.from_spec(spec["machine"]["costs"])
         release = release_from(spec["kernel"])
         self.clients = _clients(spec, plugins)
-        self.backend = _backend(spec, plugins)
+        self.backend = backend(spec["backend"], plugins)
         cpus = spec["machine"]["topology"]["cpus"]
         named = sorted({cpu for client in self.clients for cpu in client.cpus(cpus)})
         self.streams = Streams(run["seed"], replication)
@@ -68,7 +68,7 @@ class World:
     def run(self) -> Replication:
         """Run to the end of the window and the drain; a simulated failure is a named outcome of the record."""
         setting = Setting(
-            self.shared, self.backend, self.state, self.duration, self.warmup, self.drain, lambda name: data_rows(name)
+            self.shared, self.backend, self.state, self.duration, self.warmup, self.drain, lambda name: rows_of(data_path(name))
         )
         outcome, detail = "ok", ""
         try:
@@ -164,22 +164,5 @@ def rcu_rules(config: Mapping[str, Any], release: Release, costs: CostTable, cpu
     )
 
 
-@lru_cache(maxsize=8)
-def data_rows(name: str) -> Sequence[Row]:
-    """Read a workload's data file once per process; its hash is part of the spec."""
-    from execbench.study.load import data_path
-
-    with data_path(name).open(newline="") as file:
-        return tuple(csv.DictReader(file))
-
-
 def _clients(spec: Mapping[str, Any], plugins: Mapping[str, str]) -> list[Any]:
-    from execbench.study.instances import client
-
     return [client(name, params, plugins) for name, params in sorted(spec["workload"]["clients"].items())]
-
-
-def _backend(spec: Mapping[str, Any], plugins: Mapping[str, str]) -> Any:
-    from execbench.study.instances import backend
-
-    return backend(spec["backend"], plugins)

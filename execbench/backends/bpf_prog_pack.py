@@ -38,6 +38,10 @@ class State:
     taken: int = 0
     regions: int = 0
 
+    def charged(self, size: int) -> int:
+        """Return what a function of `size` bytes takes and is copied as: with its header, in whole chunks."""
+        return -(-(size + HEADER) // self.chunk) * self.chunk
+
 
 @dataclass(frozen=True, kw_only=True)
 class BpfProgPack:
@@ -57,7 +61,7 @@ class BpfProgPack:
         """bpf_jit_binary_pack_alloc for each function: a chunk run in the first pack that has one, and a RW scratch."""
         regions = []
         for req in reqs:
-            size = -(-(req.size + HEADER) // s.chunk) * s.chunk
+            size = s.charged(req.size)
             regions.append((yield from self._bpf_prog_pack_alloc(k, s, req, size)))
             k.spend("kmalloc")  # kvmalloc of the scratch
             k.spend("fill_byte", size)
@@ -117,7 +121,7 @@ class BpfProgPack:
     def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """bpf_jit_binary_pack_finalize: copy the scratch over the int3 by poking; no CPU is told."""
         for region in regions:
-            yield from k.text_poke_copy(region.va, region.reserved)
+            yield from k.text_poke_copy(region.va, s.charged(region.size))
             k.spend("kfree")
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:

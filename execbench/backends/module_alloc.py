@@ -61,7 +61,7 @@ class ModuleAlloc:
             yield from k.set_memory_x(region.own)
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
-        """vfree with VM_FLUSH_RESET_PERMS."""
+        """Vfree with VM_FLUSH_RESET_PERMS."""
         for region in regions:
             yield from k.vfree_module(region.own)
             s.asked -= region.size

@@ -70,7 +70,7 @@ class RwInplaceFinalize:
             yield from k.synchronize_rcu()
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
-        """vfree with VM_FLUSH_RESET_PERMS."""
+        """Vfree with VM_FLUSH_RESET_PERMS."""
         for region in regions:
             yield from k.vfree_module(region.own)
             s.asked -= region.size

@@ -21,7 +21,7 @@ CostMachine = Annotated[
 def backends(as_json: options.Json = False) -> None:
     """Backends, their standing in each release, and what they can express."""
     from execbench.kernel.releases import RELEASES
-    from execbench.study.plugins import registered
+    from execbench.registry.plugins import registered
 
     rows = []
     for name, cls in registered("backends").items():

@@ -127,7 +127,7 @@ class _Run:
         sets: list[deque[Loaded]] = [deque() for _ in range(params.threads)]
         for i in range(params.loaded):
             program = self.programs[int(stream.u() * len(self.programs))]
-            pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.xlated)
+            pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
             regions = yield from self.loader.install(k, program)
             sets[i % params.threads].append(Loaded(program, regions, pages))
         yield from k.settle()
@@ -155,7 +155,8 @@ class _Run:
                     break
                 self.outstanding += due < setting.duration
             yield from k.sleep_until(due)
-            if self.arrivals is None:
+            if self.arrivals is None:  # nobody intended a time: the operation is due when the thread gets to it
+                yield from k.settle()
                 due = k.now
             drawn = int(which * len(self.programs))
             op = index * params.threads + thread
@@ -195,13 +196,16 @@ class Loader:
         k.phase("verify")
         yield from self._bpf_check(k, program, factor_ppm)
         k.phase("jit")
-        k.spend("client.bpf.jit_insn", program.xlated * self._jit_passes)
-        if len(program.functions) > 1:
+        passes = self._jit_passes
+        if len(program.functions) > 1:  # once more for every function when all addresses are known (extra_pass)
+            passes += 1
             k.spend("client.bpf.subprog_fixed", len(program.functions))
+        k.spend("client.bpf.jit_insn", program.xlated * passes)
         regions = yield from self.install(k, program)
         k.phase("publish")
         with (yield from k.lock("prog_idr_lock")):
-            k.spend("client.bpf.expose_fd")
+            k.spend("kmalloc")  # bpf_prog_alloc_id: a node of the identifier tree
+        k.spend("client.bpf.expose_fd")
         with (yield from k.lock("bpf_lock")):
             k.spend("client.bpf.kallsyms", len(regions))
         for region in regions:
@@ -234,10 +238,13 @@ class Loader:
 
     def unload(self, k: Kernel, loaded: Loaded, number: int) -> Proc[None]:
         """bpf_prog_put: symbols out of sight, then everything else after a grace period on this CPU's kworker."""
+        yield from k.settle()
         k.begin(self._setting.operation("bpf", "unload", number, k.now), "put")
         k.task.site = "bpf_prog_put"
         k.spend("syscall")
         k.spend("client.bpf.put")
+        with (yield from k.lock("prog_idr_lock")):
+            k.spend("kfree")  # bpf_prog_free_id
         with (yield from k.lock("bpf_lock")):
             k.spend("client.bpf.kallsyms", len(loaded.regions))
         self._frees += 1

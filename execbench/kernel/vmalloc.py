@@ -43,6 +43,7 @@ def vmap_unmapped(k: Kernel, pages: int) -> Proc[VmArea]:
                 f"no hole of {pages + GUARD} pages in the module window (largest: {hole})",
                 {"window": MODULES, "pages": pages, "largest_hole": hole},
             )
+    yield from k.settle()
     try:
         area.runs = k.frames.alloc(pages)
     except OutOfFrames as short:
@@ -70,12 +71,13 @@ def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
         k.text_map.unmap(area)
         k.spend("pte_set", area.pages)
     k.vmap.free_lazy(area)
+    _drain_if_many(k)
     k.spend("vmap_area_free")
     if reset_alias:
         yield from k.set_direct_map(area, "rw")
+    yield from k.settle()
     k.frames.free(area.runs)
     k.spend("page_free", area.pages)
-    _drain_if_many(k)
 
 
 def _alloc_vmap_area(k: Kernel, pages: int) -> Proc[VmArea | None]:
@@ -94,15 +96,16 @@ def vfree_module(k: Kernel, area: VmArea) -> Proc[None]:
     k.count("vfree", area.pages)
     k.text_map.unmap(area)
     k.vmap.free_lazy(area)
+    _drain_if_many(k)
     k.spend("vmap_area_free")
     k.spend("pte_set", area.pages)
     if area.reset_perms:
         yield from k.set_direct_map(area, "np")
         yield from vm_unmap_aliases(k, flush=True)
         yield from k.set_direct_map(area, "rw")
+    yield from k.settle()
     k.frames.free(area.runs)
     k.spend("page_free", area.pages)
-    _drain_if_many(k)
 
 
 def vmalloc_data(k: Kernel, size: int) -> int:
@@ -161,19 +164,23 @@ def vm_unmap_aliases(k: Kernel, flush: bool = False) -> Proc[None]:
     k.count("vm_unmap_aliases")
     with (yield from k.lock("vmap_purge_lock")):
         k.spend("unmap_aliases_cpu", k.shared.cpus)
-        purged = yield from _purge_locked(k)
+        purged = yield from _purge_locked(k, flush)
         if flush and not purged:
             yield from flush_tlb_all(k, "flush_reset_perms")
 
 
-def _purge_locked(k: Kernel) -> Proc[bool]:
+def _purge_locked(k: Kernel, everything: bool = False) -> Proc[bool]:
+    """Purge under the lock; `everything`: the caller's own range joins the flush and makes it a full one."""
     yield from k.settle()
     lazy = k.vmap.take_lazy()
     if not lazy.areas:
         return False
     k.count("vmap_purge", lazy.areas)
     k.spend("vmap_purge")
-    yield from flush_tlb_kernel_range(k, lazy.pages_spanned, "purge_flush")
+    if everything:
+        yield from flush_tlb_all(k, "purge_flush")
+    else:
+        yield from flush_tlb_kernel_range(k, lazy.pages_spanned, "purge_flush")
     yield from k.settle()
     k.vmap.release_lazy(lazy)
     k.spend("vmap_purge_area", lazy.areas)

@@ -134,7 +134,7 @@ def phase_plot(results: Frames, cells: pd.DataFrame, client: str, kinds: Sequenc
 
 def api_phases(client: str) -> frozenset[str]:
     """Return the phases of a client's operations that pass inside the backend's verbs."""
-    from execbench.study.plugins import class_for
+    from execbench.registry.plugins import class_for
 
     phases: frozenset[str] = class_for("clients", client, "report").api_phases  # type: ignore[attr-defined]
     return phases

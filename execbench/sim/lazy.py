@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from execbench.errors import InputError
-from execbench.sim.sampling import Draws
+from execbench.sim.sampling import Draws, Groups
 
 if TYPE_CHECKING:
     from execbench.sim.chain import Chain
@@ -43,18 +43,26 @@ class Source(Protocol):
     def enter(self, cpu: int, x: int) -> None:
         """Begin a new visit to `x`, at the time at which the CPU is next asked about."""
 
-    def split(self, cpu: int, x: int, n: int, t0: int, t1: int, d: int, watch: bool, tally: list[int]) -> None:
-        """Count the states at t1 of `n` CPUs whose background goes on in `x` at t0.
+    def split(self, cpu: int, groups: Groups, t: int, d: int, kept: list[int], moved: list[int]) -> None:
+        """Count CPUs whose background went on from groups of (time, state) by their state at t.
 
-        Adds to `tally`, of four times as many cells as states: seen and no jump in (t1, d], unseen and no jump, seen
-        and a jump, unseen and a jump. Unseen occurs if `watch`: no quiescent state in [t0, t1] (x is none).
+        Those that do not jump in (t, d] are added to `kept`, those that do to `moved`.
         """
 
-    def first_jump(self, cpu: int, x: int, t1: int, d: int) -> tuple[float, int]:
-        """Return time and target of the first jump of a CPU that was counted as jumping in (t1, d]."""
+    def split_watching(
+        self, cpu: int, groups: Groups, t: int, d: int,
+        kept: list[int], moved: list[int], kept_unseen: list[int], moved_unseen: list[int],
+    ) -> None:  # fmt: skip
+        """The same, counting apart those that were in no quiescent state up to and including t (nor at the start)."""
+
+    def first_jump(self, cpu: int, x: int, t: int, d: int) -> tuple[float, int]:
+        """Return time and target of the first jump of a CPU that was counted as jumping in (t, d]."""
 
     def jump(self, cpu: int, x: int, at: float, until: float) -> tuple[float, int] | None:
         """Return time and target of the next jump of a CPU in `x` at `at`; None if there is none up to `until`."""
+
+    def jumps(self, cpu: int, x: int, n: int, at: int) -> list[tuple[float, int]]:
+        """Return time and target of the next jump of each of `n` CPUs in `x` at `at`."""
 
 
 class LazyCpus:
@@ -136,14 +144,13 @@ class _Pool:
     """CPUs that nothing but their own history distinguishes: all without a name, or one with."""
 
     __slots__ = (
-        "_after", "_blank", "_draws", "_masked", "_qs", "_size", "_wake", "cpu", "groups", "interruptions", "n", "stolen",
+        "_after", "_blank", "_draws", "_masked", "_qs", "_wake", "cpu", "groups", "interruptions", "n", "stolen",
     )  # fmt: skip
 
     def __init__(self, chain: Chain, draws: Source, cpu: int, n: int) -> None:
         states = chain.states
         self._draws = draws
-        self._size = len(states)
-        self._blank = [0] * (4 * len(states))
+        self._blank = [0] * len(states)
         self._masked = [state.masked for state in states]
         self._qs = [state.qs for state in states]
         self._wake = [state.wake for state in states]
@@ -160,13 +167,14 @@ class _Pool:
     def send(self, t: int, c: int, d: int) -> int:
         """Enqueue a call of `c` ns at t on every CPU, delivered at d; return when the last of them is done."""
         groups, self.groups = self.groups, []
-        tally = self._blank.copy()
+        free: Groups = {}
+        watched: Groups = {}
         last = joined = 0
         for he, x, hs, seen, qs, moves, n in groups:
             if t >= he:
-                if not seen:
-                    seen = self._qs[x] or _passed(moves, t)
-                self._draws.split(self.cpu, x, n, he, t, d, not seen, tally)
+                into = free if seen or self._qs[x] or (moves and _passed(moves, t)) else watched
+                at = he, x
+                into[at] = into.get(at, 0) + n
                 continue
             if t < hs:  # the queue is not empty: join it
                 joined += n
@@ -180,69 +188,86 @@ class _Pool:
                 last = he + c
         self.stolen += c * self.n
         self.interruptions += self.n - joined
-        return max(last, self._book(tally, t, d, c))
+        if free or watched:
+            kept, moved = self._blank.copy(), self._blank.copy()
+            if free:
+                self._draws.split(self.cpu, free, t, d, kept, moved)
+            if watched:
+                unseen = self._blank.copy(), self._blank.copy()
+                self._draws.split_watching(self.cpu, watched, t, d, kept, moved, *unseen)
+                last = max(last, self._book(*unseen, False, t, d, c))
+            last = max(last, self._book(kept, moved, True, t, d, c))
+        return last
 
-    def _book(self, tally: list[int], t: int, d: int, c: int) -> int:
-        """Book the handlers of CPUs that were free at t, by the cells of the tally; return when the last is done."""
-        size, groups, last = self._size, self.groups, 0
-        for cell, n in enumerate(tally):
+    def _book(self, kept: list[int], moved: list[int], seen: bool, t: int, d: int, c: int) -> int:
+        """Book the handlers of CPUs that were free at t, counted by state; return when the last is done."""
+        last = 0
+        for x, n in enumerate(kept):
             if n:
-                x = cell % size
-                seen = cell // size in (0, 2)
-                qs = self._qs[x]
-                if cell < 2 * size and not self._masked[x]:
+                if self._masked[x]:
+                    done = self._wait(x, n, (seen, self._qs[x], ()), d, c)
+                else:
                     hs = d + self._wake[x]
                     done = hs + c
-                    groups.append((done, self._after[x], hs, seen, qs, (), n))
-                else:
-                    done = self._follow(x, n, cell >= 2 * size, t, (seen, qs, ()), d, c)
+                    self.groups.append((done, self._after[x], hs, seen, self._qs[x], (), n))
                 if done > last:
                     last = done
+        if any(moved):
+            for x, n in enumerate(moved):
+                last = max(last, self._follow(x, n, t, (seen, self._qs[x], ()), d, c))
         return last
 
     def _behind(self, x: int, n: int, he: int, seen: bool, d: int, c: int) -> int:
         """Book handlers on CPUs that come back to state `x` at `he`, on the way of the interrupt to them."""
-        tally = self._blank.copy()
-        self._draws.split(self.cpu, x, n, he, he, d, False, tally)
+        kept, moved = self._blank.copy(), self._blank.copy()
+        self._draws.split(self.cpu, {(he, x): n}, he, d, kept, moved)
         known = seen, False, ((he, self._qs[x]),)
-        last = 0
-        for moved, count in ((False, tally[x]), (True, tally[2 * self._size + x])):
-            if count and not moved and not self._masked[x]:
-                hs = d + self._wake[x]
-                last = hs + c
-                self.groups.append((last, self._after[x], hs, *known, count))
-            elif count:
-                last = max(last, self._follow(x, count, moved, he, known, d, c))
+        last = self._follow(x, moved[x], he, known, d, c)
+        n = kept[x]
+        if n and self._masked[x]:
+            return max(last, self._wait(x, n, known, d, c))
+        if n:
+            hs = d + self._wake[x]
+            self.groups.append((hs + c, self._after[x], hs, *known, n))
+            return max(last, hs + c)
         return last
 
-    def _follow(self, x: int, n: int, moved: bool, t: int, known: tuple[bool, bool, _Moves], d: int, c: int) -> int:
-        """Follow CPUs in `x` at t one by one to d, and to the end of a masked window; book their handlers."""
-        masked, draws, cpu = self._masked, self._draws, self.cpu
+    def _wait(self, x: int, n: int, known: tuple[bool, bool, _Moves], d: int, c: int) -> int:
+        """Book the handlers of CPUs that are masked at d, in state `x`, behind the end of their masked windows."""
+        seen, qs, before = known
+        last = 0
+        for step in self._draws.jumps(self.cpu, x, n, d):
+            at, y = step
+            moves = before
+            while self._masked[y]:
+                moves = (*moves, (at, self._qs[y]))
+                following = self._draws.jump(self.cpu, y, at, math.inf)
+                assert following is not None
+                at, y = following
+            hs = math.ceil(at)
+            done = hs + c
+            self.groups.append((done, y, hs, seen, qs, moves, 1))
+            if done > last:
+                last = done
+        return last
+
+    def _follow(self, x: int, n: int, t: int, known: tuple[bool, bool, _Moves], d: int, c: int) -> int:
+        """Follow CPUs that leave `x` between t and d jump by jump to d; book their handlers."""
         seen, qs, before = known
         last = 0
         for _ in range(n):
-            y, moves = x, before
-            step = draws.first_jump(cpu, x, t, d) if moved else None
-            while step is not None:
+            at, y = self._draws.first_jump(self.cpu, x, t, d)
+            moves = (*before, (at, self._qs[y]))
+            while (step := self._draws.jump(self.cpu, y, at, d)) is not None:
                 at, y = step
                 moves = (*moves, (at, self._qs[y]))
-                step = draws.jump(cpu, y, at, d)
-            if masked[y]:
-                at = d
-                while True:
-                    step = draws.jump(cpu, y, at, math.inf)
-                    assert step is not None
-                    at, y = step
-                    if not masked[y]:
-                        break
-                    moves = (*moves, (at, self._qs[y]))
-                hs = math.ceil(at)
+            if self._masked[y]:
+                done = self._wait(y, 1, (seen, qs, moves), d, c)
             else:
                 hs = d + self._wake[y]
-                y = self._after[y]
-            self.groups.append((hs + c, y, hs, seen, qs, moves, 1))
-            if hs + c > last:
-                last = hs + c
+                done = hs + c
+                self.groups.append((done, self._after[y], hs, seen, qs, moves, 1))
+            last = max(last, done)
         return last
 
     def free_at(self, t: int) -> int:
@@ -251,12 +276,10 @@ class _Pool:
         self.groups = []
         if t < he:
             return he
-        tally = self._blank.copy()
-        self._draws.split(self.cpu, x, 1, he, t, t, False, tally)
-        x = tally.index(1)
-        at: float = t
+        x = self._states_at(t, {(he, x): 1}).index(1)
         if not self._masked[x]:
             return t + self._wake[x]
+        at: float = t
         while self._masked[x]:
             step = self._draws.jump(self.cpu, x, at, math.inf)
             assert step is not None
@@ -266,41 +289,50 @@ class _Pool:
     def gp_start(self, t: int) -> None:
         """Forget the quiescent states passed so far; a present one counts."""
         groups, self.groups = self.groups, []
-        tally = self._blank.copy()
+        free: Groups = {}
         for he, x, hs, _, qs, moves, n in groups:
             if t >= he:
-                self._draws.split(self.cpu, x, n, he, t, t, False, tally)
+                free[he, x] = free.get((he, x), 0) + n
                 continue
             for at, then in moves:
                 if at <= t:
                     qs = then
             ahead = tuple(move for move in moves if move[0] > t)
             self.groups.append((he, x, hs, qs and t < hs, qs, ahead, n))
-        for x in range(self._size):
-            if tally[x]:
-                self.groups.append((t, x, t, self._qs[x], False, (), tally[x]))
+        if free:
+            self._resume(t, self._states_at(t, free), self._qs)
 
     def scan(self, t: int) -> int:
         """Return how many CPUs have passed no quiescent state since `gp_start`."""
         groups, self.groups = self.groups, []
-        tally = self._blank.copy()
+        watched: Groups = {}
         holdouts = 0
-        for group in groups:
-            he, x, hs, seen, qs, moves, n = group
-            if not seen:
-                seen = _passed(moves, t) or (t >= he and self._qs[x])
-                if not seen and t >= he:
-                    self._draws.split(self.cpu, x, n, he, t, t, True, tally)
-                    continue
-                group = (he, x, hs, seen, qs, moves, n)
-                holdouts += 0 if seen else n
-            self.groups.append(group)
-        for cell in range(2 * self._size):
-            if tally[cell]:
-                seen = cell < self._size
-                self.groups.append((t, cell % self._size, t, seen, False, (), tally[cell]))
-                holdouts += 0 if seen else tally[cell]
+        for he, x, hs, seen, qs, moves, n in groups:
+            passed = seen or _passed(moves, t) or (t >= he and self._qs[x])
+            if not passed and t >= he:
+                watched[he, x] = watched.get((he, x), 0) + n
+            else:
+                holdouts += 0 if passed else n
+                self.groups.append((he, x, hs, passed, qs, moves, n))
+        if watched:
+            kept, unseen, never = self._blank.copy(), self._blank.copy(), self._blank.copy()
+            self._draws.split_watching(self.cpu, watched, t, t, kept, never, unseen, never)
+            self._resume(t, kept, [True] * len(kept))
+            self._resume(t, unseen, [False] * len(kept))
+            for n in unseen:
+                holdouts += n
         return holdouts
+
+    def _states_at(self, t: int, free: Groups) -> list[int]:
+        kept, never = self._blank.copy(), self._blank.copy()
+        self._draws.split(self.cpu, free, t, t, kept, never)
+        return kept
+
+    def _resume(self, t: int, states: list[int], seen: list[bool]) -> None:
+        """Let CPUs go on from their states at t."""
+        for x, n in enumerate(states):
+            if n:
+                self.groups.append((t, x, t, seen[x], False, (), n))
 
 
 def _passed(moves: _Moves, t: int) -> bool:

@@ -44,6 +44,7 @@ class Powers:
         self._pad = [0.0] * (-self.size % _WIDE)
         self._base: NDArray[np.float64] | None = None
         self._tables: list[NDArray[np.float64]] = []
+        self._coarse: dict[int, list[float]] = {}
         self._laws: list[dict[int, list[float]]] = []
         self._columns: list[dict[int, Columns]] = []
 
@@ -58,11 +59,19 @@ class Powers:
     def row(self, i: int, d: int) -> list[float]:
         """Return P(state j after d ns | state i) for all j, summing to 1 within rounding."""
         high, low = divmod(d, LOWEST)
+        if not high:
+            return self.factor(0, low)[i].tolist()
         row = self.coarse(i, high)
         return self.times(row, self.columns(0, low)) if low else row
 
     def coarse(self, i: int, high: int) -> list[float]:
-        """Return the row of state i after `high` times 1024 ns."""
+        """Return the row of state i after `high` times 1024 ns. Not to be changed."""
+        if high < HIGHER:
+            key = high * self.size + i
+            known = self._coarse.get(key)
+            if known is None:
+                known = self._coarse[key] = self.factor(1, high)[i].tolist()
+            return known
         level, row = 0, None
         while high:
             level += 1
@@ -72,9 +81,7 @@ class Powers:
                     row = self.factor(level, digit)[i].tolist()
                 else:
                     row = self.times(row, self.columns(level, digit))
-        if row is None:
-            row = [0.0] * self.size
-            row[i] = 1.0
+        assert row is not None
         return row
 
     def law(self, i: int, level: int, digit: int) -> list[float]:

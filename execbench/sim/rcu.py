@@ -55,15 +55,13 @@ class Rcu:
     def __init__(
         self, engine: Engine, probe: Probe, cpus: Holdouts, rules: RcuRules, chance: Stream, ticks: Stream
     ) -> None:
-        """`ticks` gives each CPU's tick (row = CPU number) and the kthread's (row 0 of its own) a random phase."""
+        """`ticks` gives the jiffies of this replication a random phase; every CPU ticks with them (skew_tick=0)."""
         self.engine = engine
         self.probe = probe
         self.cpus = cpus
         self.rules = rules
         self._chance = chance
-        self._ticks = ticks
-        self._phases: dict[int, int] = {}
-        self._kthread_phase = self._phase(-1)
+        self._phase = int(ticks.u() * rules.jiffy_ns)
         self.completed = 0
         self.running = False
         self._starting = False
@@ -78,19 +76,13 @@ class Rcu:
 
     # --- jiffies ----------------------------------------------------------------------------------------------------
 
-    def _phase(self, cpu: int) -> int:
-        phase = self._phases.get(cpu)
-        if phase is None:
-            phase = self._phases[cpu] = int(self._ticks.row(cpu + 1, 1)[0] * self.rules.jiffy_ns)
-        return phase
-
-    def next_tick(self, cpu: int, after: int) -> int:
-        """Return the first tick of `cpu` strictly after `after` (ns)."""
-        jiffy, phase = self.rules.jiffy_ns, self._phase(cpu)
+    def next_tick(self, after: int) -> int:
+        """Return the first tick strictly after `after` (ns)."""
+        jiffy, phase = self.rules.jiffy_ns, self._phase
         return (after - phase) // jiffy * jiffy + jiffy + phase
 
     def _timeout(self, now: int, jiffies: int) -> int:
-        jiffy, phase = self.rules.jiffy_ns, self._kthread_phase
+        jiffy, phase = self.rules.jiffy_ns, self._phase
         return ((now - phase) // jiffy + jiffies + 1) * jiffy + phase
 
     # --- requests ---------------------------------------------------------------------------------------------------
@@ -100,14 +92,17 @@ class Rcu:
         return self.completed + (2 if self.running else 1)
 
     def synchronize(self, task: Task) -> Proc[None]:
-        """Block `task` until a grace period that starts after now has ended (synchronize_rcu)."""
+        """Block `task` until a grace period that starts after now has ended (synchronize_rcu).
+
+        With rcu_normal_wake_from_gp the request kicks the kthread at once (start_poll_synchronize_rcu); without it the
+        waiter is a callback like any other (call_rcu_hurry), noticed and invoked at ticks.
+        """
         yield from task.settle()
         now = self.engine.now
         if self.rules.wake_from_gp:
             self._waiters.setdefault(self._request(), []).append(task)
         else:
-            cpu = task.cpu.id
-            self._batches.setdefault(self._request(), []).append((cpu, [lambda: task.wake(self.engine.now)]))
+            self.call(task.cpu.id, lambda: task.wake(self.engine.now), now)
         yield from task.block()
         if self.probe.wait is not None:
             self.probe.wait(now, self.engine.now, task, "gp", "rcu", "", False)
@@ -120,7 +115,7 @@ class Rcu:
         fresh = self._fresh.get(cpu)
         if fresh is None:
             self._fresh[cpu] = fresh = []
-            self.engine.call_at(self.next_tick(cpu, at), _TIMER + cpu + 1, lambda: self._accelerate(cpu))
+            self.engine.call_at(self.next_tick(at), _TIMER + cpu + 1, lambda: self._accelerate(cpu))
         fresh.append(callback)
 
     def _accelerate(self, cpu: int) -> None:
@@ -170,15 +165,15 @@ class Rcu:
             self.probe.gp(now, "rcu", self.completed, "end", len(waiters))
         self._wake(waiters, now)
         for cpu, callbacks in self._batches.pop(self.completed, []):
-            self.engine.call_at(self.next_tick(cpu, now), _TIMER + cpu + 1, _all_of(callbacks))
+            self.engine.call_at(self.next_tick(now), _TIMER + cpu + 1, _all_of(callbacks))
         if self._waiters or self._batches:
             self._starting = True
             self.engine.call_at(now + self.rules.init_ns, _TIMER, self._start)
 
     def _wake(self, waiters: list[Task], now: int) -> None:
-        """Wake the first few from the kthread, the others by a worker behind them (rcu_sr_normal_gp_cleanup)."""
+        """Wake the latest few from the kthread, the others by a worker behind them (rcu_sr_normal_gp_cleanup: a LIFO)."""
         rules = self.rules
-        for position, task in enumerate(waiters, 1):
+        for position, task in enumerate(reversed(waiters), 1):
             worker = rules.worker_ns if position > rules.direct_wakes else 0
             task.wake(now + position * rules.wake_ns + worker)
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from itertools import accumulate
+from operator import mul
 from typing import TYPE_CHECKING
 
 from execbench.sim import portable
-from execbench.sim.powers import HIGHER, LOWEST, Columns, Powers
+from execbench.sim.powers import HIGHER, LOWEST, Columns, Powers, cumulative
 
 if TYPE_CHECKING:
     from execbench.sim.chain import Chain
     from execbench.sim.rng import Stream
 
-__all__ = ["Draws", "binomial"]
+__all__ = ["Draws", "Groups", "binomial"]
+
+Groups = dict[tuple[int, int], int]
+"""How many CPUs went on from (time, state)."""
 
 _FEW = 12  # CPUs up to which a state is drawn digit by digit, without multiplying the factors
 _MANY = 120  # CPUs from which counts are drawn as binomials
@@ -29,28 +33,26 @@ class _Arrivals:
     """Laws of (state at t, no jump during the flight that follows) over the lowest digit of a gap, for one flight."""
 
     def __init__(self, chain: Chain, flight: int) -> None:
-        self.powers = chain.powers
-        self.size = len(chain.states)
+        self._powers = chain.powers
+        self._size = len(chain.states)
         self.stay = [portable.exp(-min(rate * flight, 700.0)) for rate in chain.leave]
-        self._laws: dict[int, list[list[float]]] = {}
+        self.laws: dict[int, list[float]] = {}  # by low * size + state
         self._columns: dict[int, Columns] = {}
 
-    def laws(self, low: int) -> list[list[float]]:
-        """Return, by state before, the running sums of P(state, no jump); what is missing to 1 jumps."""
-        laws = self._laws.get(low)
-        if laws is None:
-            stay = self.stay
-            rows = self.powers.factor(0, low).tolist()
-            laws = self._laws[low] = [self.closed(list(accumulate(map(_product, row, stay)))) for row in rows]
-        return laws
+    def law(self, key: int) -> list[float]:
+        """Return the running sums of P(state, no jump) by low * size + state before; what is missing to 1 jumps."""
+        low, x = divmod(key, self._size)
+        law = list(accumulate(map(mul, self._powers.factor(0, low)[x].tolist(), self.stay)))
+        self.laws[key] = self.closed(law)
+        return law
 
     def columns(self, low: int) -> Columns:
         """Return the same factor as columns, for a row that is known up to the lowest digit."""
         columns = self._columns.get(low)
         if columns is None:
-            factor = self.powers.factor(0, low).T.tolist()
+            factor = self._powers.factor(0, low).T.tolist()
             folded = [[p * stay for p in column] for column, stay in zip(factor, self.stay, strict=True)]
-            columns = self._columns[low] = self.powers.in_bands(folded)
+            columns = self._columns[low] = self._powers.in_bands(folded)
         return columns
 
     def closed(self, law: list[float]) -> list[float]:
@@ -60,10 +62,6 @@ class _Arrivals:
         return law
 
 
-def _product(a: float, b: float) -> float:
-    return a * b
-
-
 class Draws:
     """The background of passive CPUs as its law gives it; see execbench.sim.lazy.Source."""
 
@@ -71,7 +69,6 @@ class Draws:
         """Draw from `stream`; the tables are the chain's and shared."""
         self._chain = chain
         self._stream = stream
-        self._u = stream.u
         self._powers: Powers = chain.powers
         self._size = len(chain.states)
         self._unseen = [not state.qs for state in chain.states]
@@ -79,49 +76,61 @@ class Draws:
 
     def initial(self, cpu: int, n: int) -> list[int]:
         """Return how many of `n` CPUs start in each state."""
-        tally = [0] * self._size
-        self._share(_Arrivals(self._chain, 0).closed(list(accumulate(self._chain.pi))), n, tally)
-        return tally
+        states = [0] * self._size
+        self._share(cumulative(self._chain.pi), n, states)
+        return states
 
     def enter(self, cpu: int, x: int) -> None:
         """Begin a visit; nothing is remembered of visits."""
 
-    def split(self, cpu: int, x: int, n: int, t0: int, t1: int, d: int, watch: bool, tally: list[int]) -> None:
-        """Count the states at t1 of `n` CPUs that are in `x` at t0; see Source.split."""
-        arrivals = self._arrivals.get(d - t1)
-        if arrivals is None:
-            arrivals = self._arrivals[d - t1] = _Arrivals(self._chain, d - t1)
-        if watch:
-            self._split_watching(x, n, t1 - t0, arrivals, tally)
-            return
-        high, low = divmod(t1 - t0, LOWEST)
-        size = self._size
-        if n <= _FEW:
-            laws, u, start = arrivals.laws(low), self._u, x
+    def split(self, cpu: int, groups: Groups, t: int, d: int, kept: list[int], moved: list[int]) -> None:
+        """Count the states at t; see Source.split."""
+        arrivals = self._arriving(d - t)
+        near, size, u = arrivals.laws, self._size, self._stream.u
+        for (t0, x), n in groups.items():
+            high, low = divmod(t - t0, LOWEST)
+            if n > _FEW:
+                self._split_many(x, n, high, low, arrivals, kept, moved)
+                continue
             for _ in range(n):
-                if high:
-                    start = self._after(x, high)
-                j = bisect(laws[start], u())
+                start = self._after(x, high) if high else x
+                key = low * size + start
+                j = bisect(near.get(key) or arrivals.law(key), u())
                 if j < size:
-                    tally[j] += 1
+                    kept[j] += 1
                 else:
-                    self._leave(self._powers.factor(0, low)[start].tolist(), 1, arrivals, tally)
-            return
-        if high:
-            law = list(accumulate(self._powers.times(self._powers.coarse(x, high), arrivals.columns(low))))
-            arrivals.closed(law)
-        else:
-            law = arrivals.laws(low)[x]
-        moved = self._share(law, n, tally)
-        if moved:
-            self._leave(self._powers.row(x, t1 - t0), moved, arrivals, tally)
+                    self._leave(self._powers.row(start, low), 1, arrivals, moved)
 
-    def first_jump(self, cpu: int, x: int, t1: int, d: int) -> tuple[float, int]:
-        """Return time and target of the first jump after t1 of a CPU in `x` that is known to jump before d."""
+    def split_watching(
+        self, cpu: int, groups: Groups, t: int, d: int,
+        kept: list[int], moved: list[int], kept_unseen: list[int], moved_unseen: list[int],
+    ) -> None:  # fmt: skip
+        """Count the states at t by whether a quiescent state was seen: all paths less those that avoid the set."""
+        arrivals, size = self._arriving(d - t), self._size
+        for (t0, x), n in groups.items():
+            every = self._powers.row(x, t - t0)
+            avoiding = self._chain.taboo.row(x, t - t0)
+            unseen = [q if free else 0.0 for q, free in zip(avoiding, self._unseen, strict=True)]
+            joint = [max(p - q, 0.0) for p, q in zip(every, unseen, strict=True)] + unseen
+            law = arrivals.closed(list(accumulate(map(mul, joint, arrivals.stay * 2))))
+            cells = [0] * (2 * size)
+            left = self._share(law, n, cells)
+            for j in range(size):
+                kept[j] += cells[j]
+                kept_unseen[j] += cells[size + j]
+            if left:
+                cells = [0] * (2 * size)
+                self._leave(joint, left, arrivals, cells)
+                for j in range(size):
+                    moved[j] += cells[j]
+                    moved_unseen[j] += cells[size + j]
+
+    def first_jump(self, cpu: int, x: int, t: int, d: int) -> tuple[float, int]:
+        """Return time and target of the first jump after t of a CPU in `x` that is known to jump before d."""
         rate = self._chain.leave[x]
-        jumps = 1.0 - portable.exp(-min(rate * (d - t1), 700.0))
-        at = t1 - portable.log(1.0 - self._u() * jumps) / rate
-        return min(at, float(d)), bisect(self._chain.jump[x], self._u())
+        jumps = 1.0 - portable.exp(-min(rate * (d - t), 700.0))
+        at = t - portable.log(1.0 - self._stream.u() * jumps) / rate
+        return min(at, float(d)), bisect(self._chain.jump[x], self._stream.u())
 
     def jump(self, cpu: int, x: int, at: float, until: float) -> tuple[float, int] | None:
         """Return time and target of the next jump of a CPU in `x` at `at`, or None if it is still there at `until`."""
@@ -129,7 +138,18 @@ class Draws:
         if not rate:
             return None
         at += self._stream.e() / rate
-        return None if at > until else (at, bisect(self._chain.jump[x], self._u()))
+        return None if at > until else (at, bisect(self._chain.jump[x], self._stream.u()))
+
+    def jumps(self, cpu: int, x: int, n: int, at: int) -> list[tuple[float, int]]:
+        """Return time and target of the next jump of each of `n` CPUs in `x` at `at`."""
+        e, u, rate, law = self._stream.e, self._stream.u, self._chain.leave[x], self._chain.jump[x]
+        return [(at + e() / rate, bisect(law, u())) for _ in range(n)]
+
+    def _arriving(self, flight: int) -> _Arrivals:
+        arrivals = self._arrivals.get(flight)
+        if arrivals is None:
+            arrivals = self._arrivals[flight] = _Arrivals(self._chain, flight)
+        return arrivals
 
     def _after(self, x: int, high: int) -> int:
         """Draw the state `high` times 1024 ns after `x`, digit by digit."""
@@ -138,47 +158,57 @@ class Draws:
             level += 1
             high, digit = divmod(high, HIGHER)
             if digit:
-                x = bisect(self._powers.law(x, level, digit), self._u())
+                x = bisect(self._powers.law(x, level, digit), self._stream.u())
         return x
 
-    def _split_watching(self, x: int, n: int, gap: int, arrivals: _Arrivals, tally: list[int]) -> None:
-        """Split by state and by whether a quiescent state was seen: seen = all paths less those that avoid the set."""
-        every = self._powers.row(x, gap)
-        avoiding = self._chain.taboo.row(x, gap)
-        unseen = [q if free else 0.0 for q, free in zip(avoiding, self._unseen, strict=True)]
-        joint = [max(p - q, 0.0) for p, q in zip(every, unseen, strict=True)] + unseen
-        law = arrivals.closed(list(accumulate(map(_product, joint, arrivals.stay * 2))))
-        moved = self._share(law, n, tally)
-        if moved:
-            self._leave(joint, moved, arrivals, tally)
+    def _split_many(
+        self, x: int, n: int, high: int, low: int, arrivals: _Arrivals, kept: list[int], moved: list[int]
+    ) -> None:
+        if high:
+            law = list(accumulate(self._powers.times(self._powers.coarse(x, high), arrivals.columns(low))))
+            arrivals.closed(law)
+        else:
+            key = low * self._size + x
+            law = arrivals.laws.get(key) or arrivals.law(key)
+        left = self._share(law, n, kept)
+        if left:
+            self._leave(self._powers.row(x, high * LOWEST + low), left, arrivals, moved)
 
-    def _leave(self, row: list[float], n: int, arrivals: _Arrivals, tally: list[int]) -> None:
-        """Add to the tally `n` CPUs that jump during the flight, by their state before it."""
+    def _leave(self, row: list[float], n: int, arrivals: _Arrivals, moved: list[int]) -> None:
+        """Count `n` CPUs that jump during the flight by their state before it."""
         stay = arrivals.stay * (len(row) // self._size)
         law = list(accumulate(p * (1.0 - s) for p, s in zip(row, stay, strict=True)))
         for _ in range(n):
-            tally[2 * self._size + bisect(law, self._u() * law[-1])] += 1
+            moved[bisect(law, self._stream.u() * law[-1])] += 1
 
-    def _share(self, law: list[float], n: int, tally: list[int]) -> int:
-        """Add to the first cells of the tally `n` CPUs by the running sums of their law; return how many fall behind."""
-        u, cells = self._u, len(law)
+    def _share(self, law: list[float], n: int, cells: list[int]) -> int:
+        """Count `n` CPUs by the running sums of their law; return how many fall behind its end."""
+        u, size = self._stream.u, len(law)
         first, done = 0, 0.0
-        while n >= _MANY and first < cells:
+        while n >= _MANY and first < size:
             upto = law[first]
             if upto > done:
                 k = binomial(n, min((upto - done) / (1.0 - done), 1.0), u())
-                tally[first] += k
+                cells[first] += k
                 n -= k
                 done = upto
             first += 1
-        rest = 1.0 - done
         behind = 0
-        for _ in range(n):
-            j = bisect(law, done + u() * rest, first)
-            if j < cells:
-                tally[j] += 1
-            else:
-                behind += 1
+        if first:
+            rest = 1.0 - done
+            for _ in range(n):
+                j = bisect(law, done + u() * rest, first)
+                if j < size:
+                    cells[j] += 1
+                else:
+                    behind += 1
+        else:
+            for _ in range(n):
+                j = bisect(law, u())
+                if j < size:
+                    cells[j] += 1
+                else:
+                    behind += 1
         return behind
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from execbench.errors import ExecbenchError
-from execbench.study.load import data_checked
+from execbench.registry.files import data_checked
 
 __all__ = ["SIMULATE", "Done", "Interrupted", "Task", "WorkerDied", "compute", "execute", "simulator"]
 

@@ -6,30 +6,26 @@ package. `Layers` remembers which file or option set which key, so that an error
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from execbench.errors import InputError, did_you_mean
+from execbench.registry.files import roots
 
 __all__ = [
     "Layer",
     "Layers",
     "TomlFile",
-    "data_checked",
-    "data_path",
     "find",
     "leaves",
     "line_of",
     "names",
     "read",
-    "sha256_of",
 ]
 
 _FOLDERS: Final = {"workload": ("workloads",), "machine": ("configs/machines", "configs"), "study": ("configs",)}
@@ -60,7 +56,7 @@ def find(kind: str, name: str, where: str = "") -> Path:
     for candidate in (Path(name), Path(f"{name}.toml")):
         if candidate.suffix == ".toml" and candidate.is_file():
             return candidate.resolve()
-    for root in _roots():
+    for root in roots():
         for folder in _FOLDERS[kind]:
             path = root / folder / f"{name}.toml"
             if path.is_file():
@@ -72,7 +68,7 @@ def find(kind: str, name: str, where: str = "") -> Path:
 def names(kind: str) -> list[str]:
     """Return the names of this kind that resolve here, sorted: those of the working directory and the shipped ones."""
     found: set[str] = set()
-    for root in _roots():
+    for root in roots():
         folder = root / _FOLDERS[kind][0]
         if kind != "study":
             found |= {path.stem for path in folder.glob("*.toml")}
@@ -97,44 +93,6 @@ def read(kind: str, name: str, where: str = "") -> TomlFile:
         raise InputError(str(path), "bytes that are not UTF-8", "a TOML file in UTF-8", "re-encode it") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(str(path), f"text that is not TOML: {error}", "a TOML file", "correct that line") from error
-
-
-def data_path(name: str, beside: Path | None = None, where: str = "data file") -> Path:
-    """Return the data file called `name`: a path, `./workloads/data/NAME`, or a shipped one.
-
-    `beside` is the folder of the workload file that names it, which is looked into first.
-    """
-    plain = name.removeprefix("data/")
-    folders = [beside / "data", beside] if beside is not None else []
-    folders += [root / "workloads/data" for root in _roots()]
-    for path in [Path(name), *(folder / plain for folder in folders)]:
-        if path.is_file():
-            return path
-    known = sorted({path.name for root in _roots() for path in (root / "workloads/data").glob("*.csv*")})
-    raise InputError(where, name, f"a path or one of: {', '.join(known) or 'none found'}",
-                     did_you_mean(plain, known) or "put it into ./workloads/data/")  # fmt: skip
-
-
-def data_checked(spec: Mapping[str, Any]) -> None:
-    """Refuse to simulate a spec whose data files are no longer what its hashes say."""
-    for key, entry in spec["workload"]["data"].items():
-        path = data_path(entry["name"], where=f"client.{key}")
-        if sha256_of(path) != entry["sha256"]:
-            remedy = "restore the file, or run the study again into another directory"
-            allowed = f"the content with SHA-256 {entry['sha256'][:12]}..."
-            raise InputError(f"client.{key}", f"{path}, whose content has changed", allowed, remedy)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _roots() -> list[Path]:
-    """Return the folders that hold `workloads/` and `configs/`: the working directory, then what is shipped."""
-    package = Path(str(files("execbench")))
-    shipped = package / "_data"
-    return [Path.cwd(), shipped if shipped.is_dir() else package.parent]
 
 
 # --- where a key stands -----------------------------------------------------------------------------------------------

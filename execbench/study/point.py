@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from execbench.errors import InputError, PluginError, did_you_mean
+from execbench.registry.instances import client
+from execbench.registry.params import constructed, fields_of, given_fields, resolved
+from execbench.registry.plugins import class_for, display_name, load_source, sha8, snake, source_of
 from execbench.study import resolve
 from execbench.study.arms import Arm, label, parse_arm, split_arms
-from execbench.study.instances import client
 from execbench.study.load import Layer, Layers, TomlFile, read
 from execbench.study.overrides import ROOTS, apply, merged, parse_set, root_checked
-from execbench.study.params import constructed, fields_of, given_fields, resolved
-from execbench.study.plugins import class_for, display_name, load_source, sha8, snake, source_of
 from execbench.study.spec import SCHEMA, Spec, StudyFile, WorkloadFile, cell_id, checked
 
 __all__ = ["NAMES", "Asked", "Cell", "Point"]

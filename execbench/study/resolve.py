@@ -14,11 +14,12 @@ from typing import Any
 from execbench.costs import CATALOGUE, CostTable
 from execbench.errors import InputError, MachineError, did_you_mean
 from execbench.kernel.releases import RELEASES, Release, release_from
+from execbench.registry.files import data_path, sha256_of
+from execbench.registry.params import fields_of, given_fields, resolved
+from execbench.registry.plugins import class_for
 from execbench.sim.chain import Chain
-from execbench.study.load import Layer, TomlFile, data_path, read, sha256_of
+from execbench.study.load import Layer, TomlFile, read
 from execbench.study.overrides import merged
-from execbench.study.params import fields_of, given_fields, resolved
-from execbench.study.plugins import class_for
 from execbench.study.spec import BackgroundTable, MachineFile, RunTable, TopologyTable, checked
 from execbench.units import show_time, size_bytes, time_ns
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from execbench.errors import ExecbenchError, InputError, NothingMeasured
+from execbench.registry.files import data_path, sha256_of
 from execbench.store import manifest, parts
 from execbench.store.digest import DIGESTED, digest_of, table_digest
 from execbench.study.executors import SIMULATE, execute, simulator
-from execbench.study.load import data_path, sha256_of
 from execbench.study.work import code_of
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from execbench.errors import StoreError
+from execbench.registry.plugins import registered
 from execbench.store import manifest, parts
 from execbench.study.executors import SIMULATE, Done, Interrupted, Task, compute, execute
 from execbench.study.expand import Study
 from execbench.study.plan import finished, plan
-from execbench.study.plugins import registered
 from execbench.study.spec import canonical
 
 __all__ = ["Progress", "ProgressCall", "carry_out", "code_of", "described", "directory_of"]

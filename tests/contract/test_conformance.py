@@ -15,7 +15,7 @@ from execbench.backends.rw_inplace_finalize import RwInplaceFinalize
 from execbench.conformance import check
 from execbench.contract import Proc, Region
 from execbench.kernel.facade import Kernel
-from execbench.study.plugins import class_for, registered
+from execbench.registry.plugins import class_for, registered
 
 PLUGIN = Path(__file__).parent / "bump_allocator.py"
 VARIANTS = [

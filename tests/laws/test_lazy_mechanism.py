@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from execbench.sim.chain import Chain, State
@@ -18,6 +17,7 @@ from execbench.sim.engine import Class, Engine, event_key
 from execbench.sim.explicit import ExplicitCpus
 from execbench.sim.lazy import LazyCpus
 from execbench.sim.rng import Streams
+from execbench.sim.sampling import Groups
 
 # user, kernel, two masked states that lead into each other, shallow and deep idle, a masked state that is quiescent.
 STATES = (
@@ -77,19 +77,28 @@ class PathSource:
         self.x[cpu] = x
         self.left[cpu], self.then[cpu] = self.path.visit(cpu, x)
 
-    def split(self, cpu: int, x: int, n: int, t0: int, t1: int, d: int, watch: bool, tally: list[int]) -> None:
+    def split(self, cpu: int, groups: Groups, t: int, d: int, kept: list[int], moved: list[int]) -> None:
+        self._split(cpu, groups, t, d, True, kept, moved)
+
+    def split_watching(
+        self, cpu: int, groups: Groups, t: int, d: int,
+        kept: list[int], moved: list[int], kept_unseen: list[int], moved_unseen: list[int],
+    ) -> None:  # fmt: skip
+        self._split(cpu, groups, t, d, False, kept, moved, kept_unseen, moved_unseen)
+
+    def _split(self, cpu: int, groups: Groups, t: int, d: int, seen: bool, *cells: list[int]) -> None:
+        (((t0, x), n),) = groups.items()
         assert n == 1
         if x != self.x[cpu]:
             self.enter(cpu, x)
         self.at[cpu] = t0
-        assert not (watch and STATES[x].qs)
-        seen = not watch
-        while self.at[cpu] + self.left[cpu] <= t1:
+        assert seen or not STATES[x].qs
+        while self.at[cpu] + self.left[cpu] <= t:
             seen = STATES[self._jump(cpu)].qs or seen
         jumps = self.at[cpu] + self.left[cpu] <= d
         if not jumps:
             self._rest(cpu, d)
-        tally[(2 * jumps + (not seen)) * 7 + self.x[cpu]] += 1
+        cells[2 * (not seen) + jumps][self.x[cpu]] += 1
 
     def first_jump(self, cpu: int, x: int, t1: int, d: int) -> tuple[float, int]:
         step = self.jump(cpu, x, t1, d)
@@ -103,6 +112,10 @@ class PathSource:
             return None
         y = self._jump(cpu)
         return self.at[cpu], y
+
+    def jumps(self, cpu: int, x: int, n: int, at: int) -> list[tuple[float, int]]:
+        assert n == 1
+        return [self.first_jump(cpu, x, at, at + 10**9)]
 
     def _jump(self, cpu: int) -> int:
         self.at[cpu] += self.left[cpu]

@@ -244,7 +244,8 @@ class VmapMachine(RuleBasedStateMachine):
     def conserved(self) -> None:
         self.space.check()
         assert (self.space.busy_areas, self.space.lazy_areas) == (len(self.busy), len(self.lazy) + len(self.elsewhere))
-        assert self.space.lazy_pages == sum(a.pages + a.guard for a in self.lazy) + sum(self.elsewhere)
+        flushing = sum(done.pages for done in self.flushing)
+        assert self.space.lazy_pages == sum(a.pages + a.guard for a in self.lazy) + sum(self.elsewhere) + flushing
         for name, (low, n) in self.windows().items():
             part = bytes(self.taken[low : low + n])
             assert self.space.free_pages(name) == part.count(b"\0")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from execbench.errors import ExecbenchError, InputError, MachineError, PluginError
+from execbench.registry.plugins import sha8
 from execbench.study.expand import Asked, Study, expand
-from execbench.study.plugins import sha8
 from execbench.study.spec import cell_id
 
 

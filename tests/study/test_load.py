@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from execbench.errors import InputError, MachineError
-from execbench.study.load import Layer, Layers, TomlFile, data_path, find, leaves, line_of, names, read, sha256_of
+from execbench.registry.files import data_path, sha256_of
+from execbench.study.load import Layer, Layers, TomlFile, find, leaves, line_of, names, read
 
 TEXT = """\
 # a comment = 1

@@ -80,7 +80,7 @@ class VmapSpace:
     they serve requests for the whole vmalloc range only. Lazy pages count guards, as `vmap_lazy_nr` does.
     """
 
-    __slots__ = ("_busy", "_flushing", "_holes", "_lazy", "_span", "_unplaced", "_windows", "lazy_pages")
+    __slots__ = ("_busy", "_flushing", "_holes", "_lazy", "_span", "_taken", "_unplaced", "_windows", "lazy_pages")
 
     def __init__(self, windows: Mapping[str, tuple[int, int]]) -> None:
         """Start with every window free; windows: name -> (first byte address, 4K pages)."""
@@ -89,6 +89,7 @@ class VmapSpace:
         self._busy: set[VmArea] = set()
         self._lazy: list[VmArea] = []
         self._unplaced: list[int] = []
+        self._taken = 0
         self._flushing: set[VmArea] = set()
         self.lazy_pages = 0
         for name, (va, pages) in windows.items():
@@ -152,23 +153,26 @@ class VmapSpace:
         spread over the whole vmalloc range, so two of them span more pages than any flush does one by one.
         """
         areas = len(self._lazy) + len(self._unplaced)
+        pages = self.lazy_pages - self._taken
         if areas == 1:
-            spanned = self.lazy_pages
+            spanned = pages
         elif self._unplaced:
             spanned = _ANYWHERE
         else:
             spanned = (
                 max((area.end for area in self._lazy), default=0) - min((area.va for area in self._lazy), default=0)
             ) // PAGE
-        taken = Lazy(areas, self.lazy_pages, spanned, tuple(self._lazy))
+        taken = Lazy(areas, pages, spanned, tuple(self._lazy))
         self._flushing.update(self._lazy)
         self._lazy.clear()
         self._unplaced.clear()
-        self.lazy_pages = 0
+        self._taken += pages
         return taken
 
     def release_lazy(self, taken: Lazy) -> None:
-        """Return the addresses of `take_lazy` to the holes."""
+        """Return the addresses of `take_lazy` to the holes; until now they counted as lazy (purge_vmap_node)."""
+        self._taken -= taken.pages
+        self.lazy_pages -= taken.pages
         for area in taken.placed:
             self._flushing.remove(area)
             self._holes.give(area.va // PAGE, area.end // PAGE)
@@ -191,7 +195,7 @@ class VmapSpace:
     def check(self) -> None:
         """Raise AssertionError unless holes, busy and lazy areas tile the windows and lazy_pages equals a recount."""
         self._holes.check()
-        equal("lazy pages", self.lazy_pages, sum(a.pages + a.guard for a in self._lazy) + sum(self._unplaced))
+        equal("lazy pages", self.lazy_pages, sum(a.pages + a.guard for a in self._lazy) + sum(self._unplaced) + self._taken)
         areas = [*self._busy, *self._lazy, *self._flushing]
         parts = sorted([*self._holes, *((a.va // PAGE, a.end // PAGE) for a in areas)])
         for (_, end), (start, _) in pairwise(parts):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import pytest
 
 from execbench.errors import InputError
+from execbench.registry.params import constructed, given_fields, resolved
 from execbench.sim.dists import Dist, Erlang, Exponential, Mixture
-from execbench.study.params import constructed, given_fields, resolved
 
 
 class Sync(StrEnum):

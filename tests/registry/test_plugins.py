@@ -9,7 +9,7 @@ import pytest
 from execbench.backends.module_alloc import ModuleAlloc
 from execbench.clients.bpf import Bpf
 from execbench.errors import InputError, PluginError
-from execbench.study.plugins import class_for, display_name, load_source, names, sha8, source_of
+from execbench.registry.plugins import class_for, display_name, load_source, names, sha8, source_of
 
 
 def test_shipped_backends_and_clients_are_found_by_either_spelling() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from execbench.study.load import data_path
-from execbench.study.params import constructed
-from execbench.study.plugins import class_for
+from execbench.registry.files import data_path
+from execbench.registry.params import constructed
+from execbench.registry.plugins import class_for
 
 __all__ = ["backend", "client"]
 

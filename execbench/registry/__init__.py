@@ -1,0 +1,1 @@
+"""What a resolved spec names, as objects: backends, clients, their parameters and their data."""
