@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from execbench.contract import Image, Proc, Region, Request, Support, TextKind
@@ -109,7 +110,8 @@ class Bench:
         for name, lock in self.shared.locks.items():
             lock.sync()
             self.expect("locks are free in the end", lock.hold is None, name)
-        self.expect("no page is writable and executable", self.shared.text_map.wx_pages == 0, self.shared.text_map.wx_pages)
+        exposed = self.shared.text_map.wx_pages
+        self.expect("no page is writable and executable", exposed == 0, exposed)
         for part in (self.shared.vmap, self.shared.frames, self.shared.direct_map, self.shared.text_map):
             part.check()
         return self.findings
@@ -119,7 +121,8 @@ class Bench:
         regions: tuple[Region, ...] = yield from self.backend.alloc(k, self.state, requests)
         self.expect("alloc returns one region per request", len(regions) == len(requests), len(regions))
         for region, request in zip(regions, requests, strict=False):
-            self.expect("a region has the size that was asked", region.size == request.size, (region.size, request.size))
+            sizes = region.size, request.size
+            self.expect("a region has the size that was asked", sizes[0] == sizes[1], sizes)
             self.expect("a region reserves at least its size", region.reserved >= region.size, region)
             self.expect("a region keeps the kind that was asked", region.kind == request.kind, region.kind)
             yield from self.backend.write(k, self.state, region, Image(region.id, region.size, patches))
@@ -135,7 +138,7 @@ class Bench:
         self.expect("usage.reserved covers live regions", usage.reserved >= reserved, (usage.reserved, reserved))
         self.expect("usage.internal_waste is not negative", usage.internal_waste >= 0, usage.internal_waste)
         spans = sorted((region.va, region.va + region.reserved) for region in live)
-        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (start, _) in pairwise(spans):
             self.expect("live regions do not overlap", start >= end, (hex(end), hex(start)))
         if live:
             self.expect("finished text is mapped", sum(self.shared.text_map.text_leaves()) > 0, usage.leaves)
@@ -244,7 +247,7 @@ def toy_costs() -> CostTable:
     """Return a table in which every cost is a whole number of ns, no two alike, so that a mistaken name shows."""
     return CostTable(
         {
-            name: Cost(name, 1000 * (10 + i), 1000, 1_000_000, entry.per, "constant", None, Evidence.ASSUMED, "toy", "input")
+            name: Cost(name, 1000 * (10 + i), 1, 10**6, entry.per, "constant", None, Evidence.ASSUMED, "toy", "input")
             for i, (name, entry) in enumerate(CATALOGUE.items())
         }
     )

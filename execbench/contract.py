@@ -1,23 +1,23 @@
 """All that backends, clients and recorders share: the verbs under discussion and what a client is given.
 
-A backend is one frozen keyword-only dataclass in one file: its fields are its parameters, its verbs generators of kernel
-primitives, its state whatever `start` returns. Verbs never touch shared state while the plan holds unsettled work:
+A backend is one frozen keyword-only dataclass in one file: its fields are its parameters, its verbs generators of
+kernel primitives, its state whatever `start` returns. Verbs never touch shared state while the plan holds unsettled work:
 acquiring a lock settles, `yield from k.settle()` does nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from execbench.kernel.operation import Operation
 from execbench.kernel.text import Image, Region, Request, TextKind, Usage
 from execbench.sim.engine import Proc
 from execbench.sim.locks import LockKind
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel, Shared
-    from execbench.kernel.operation import Operation
 
 __all__ = [
     "Backend", "Client", "Image", "LockKind", "Proc", "Region", "Request", "Setting", "Support", "TextKind", "Usage",
@@ -56,12 +56,23 @@ class Backend(Protocol[S]):
 
     support: ClassVar[Support]
 
-    def start(self, k: Shared) -> S: ...
-    def alloc(self, k: Kernel, s: S, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]: ...
-    def write(self, k: Kernel, s: S, region: Region, image: Image) -> Proc[None]: ...
-    def finalize(self, k: Kernel, s: S, regions: Sequence[Region]) -> Proc[None]: ...
-    def free(self, k: Kernel, s: S, regions: Sequence[Region]) -> Proc[None]: ...
-    def usage(self, s: S) -> Usage: ...
+    def start(self, k: Shared) -> S:
+        """Return boot-time state and declare locks; takes no simulated time."""
+
+    def alloc(self, k: Kernel, s: S, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
+        """Hand out one region per request; nothing may execute there yet."""
+
+    def write(self, k: Kernel, s: S, region: Region, image: Image) -> Proc[None]:
+        """Write an image whose patches count at the region's final address."""
+
+    def finalize(self, k: Kernel, s: S, regions: Sequence[Region]) -> Proc[None]:
+        """Make regions executable, synchronized as this API promises."""
+
+    def free(self, k: Kernel, s: S, regions: Sequence[Region]) -> Proc[None]:
+        """Take back regions that nobody can reach any more."""
+
+    def usage(self, s: S) -> Usage:
+        """Return the memory held now."""
 
 
 @dataclass(slots=True)
@@ -83,8 +94,6 @@ class Setting:
 
     def operation(self, client: str, kind: str, number: int, due: int, mode: str = "sync") -> Operation:
         """Return a fresh operation that reports to this run's sinks."""
-        from execbench.kernel.operation import Operation
-
         return Operation(client, kind, number, due, mode, self.shared.recorder)
 
     def alloc(self, k: Kernel, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
@@ -117,19 +126,16 @@ class Client(Protocol):
     name: ClassVar[str]
     api_phases: ClassVar[frozenset[str]]
 
-    def computing_threads(self) -> int: ...
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]: ...
-    def start(self, setting: Setting) -> None: ...
+    def computing_threads(self) -> int:
+        """Return how many threads need a CPU of their own."""
+
+    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
+        """Return the CPUs that host the client's tasks."""
+
+    def start(self, setting: Setting) -> None:
+        """Declare locks and spawn tasks at time 0."""
 
 
 def pages_of(size: int) -> int:
     """Return the 4 KiB pages that `size` bytes take."""
     return (size + 4095) >> 12
-
-
-def region_numbers() -> Iterator[int]:
-    """Return fresh numbers for regions."""
-    n = 0
-    while True:
-        n += 1
-        yield n

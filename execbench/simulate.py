@@ -68,7 +68,8 @@ class World:
     def run(self) -> Replication:
         """Run to the end of the window and the drain; a simulated failure is a named outcome of the record."""
         setting = Setting(
-            self.shared, self.backend, self.state, self.duration, self.warmup, self.drain, lambda name: rows_of(data_path(name))
+            self.shared, self.backend, self.state, self.duration, self.warmup, self.drain,
+            lambda name: rows_of(data_path(name)),
         )
         outcome, detail = "ok", ""
         try:

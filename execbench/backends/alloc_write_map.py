@@ -1,4 +1,4 @@
-"""alloc-write-map: an address without a mapping, text written elsewhere, mapped executable when complete (Lutomirski 2023)."""
+"""alloc-write-map: an address without a mapping, text written elsewhere, mapped when complete (Lutomirski 2023)."""
 
 from __future__ import annotations
 
@@ -64,9 +64,8 @@ class AllocWriteMap:
     def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """Map: absent entries become executable; an absent entry is never cached, so nobody is told."""
         for region in regions:
-            if self.alias == "read-only":
-                if (yield from k.set_direct_map(region.own, "ro")):
-                    yield from k.flush_tlb_all("alias_flush")
+            if self.alias == "read-only" and (yield from k.set_direct_map(region.own, "ro")):
+                yield from k.flush_tlb_all("alias_flush")
             yield from k.map_text(region.own)
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:

@@ -1,4 +1,4 @@
-"""module_alloc: whole pages per region, written while RW and NX, then set_memory_*() (mm/vmalloc.c, pat/set_memory.c)."""
+"""module_alloc: whole pages per region, written while RW and NX, then set_memory_ro() and set_memory_x()."""
 
 from __future__ import annotations
 

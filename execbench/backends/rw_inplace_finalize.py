@@ -1,4 +1,4 @@
-"""rw-inplace-finalize: RW and not X at the final address, then RX *and synchronize* by a named policy (Lutomirski 2023)."""
+"""rw-inplace-finalize: RW and not X at the final address, then RX *and synchronize* (Lutomirski 2023)."""
 
 from __future__ import annotations
 

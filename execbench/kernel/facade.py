@@ -29,7 +29,7 @@ MODULES_VADDR = 0xFFFF_FFFF_C000_0000
 
 
 def _module_load_offset(stream: Stream) -> int:
-    """Return the pages by which KASLR moves the first module: 1 to 1024 (arch/x86/mm/init.c, get_module_load_offset)."""
+    """Return the pages, 1 to 1024, by which KASLR moves the first module (arch/x86: get_module_load_offset)."""
     return 1 + int(stream.u() * 1024)
 
 
@@ -117,14 +117,19 @@ class _IrqsOff:
     def __enter__(self) -> None:
         self._task.cpu.mask()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._task.cpu.unmask()
 
 
 class Kernel:
     """One task's view: `yield from` what may wait, call what only spends."""
 
-    __slots__ = ("_cpu", "_irqs", "_rates", "_stream", "direct_map", "frames", "probe", "release", "shared", "task", "text_map", "vmap")
+    __slots__ = (
+        "_cpu", "_irqs", "_rates", "_stream", "direct_map", "frames", "probe", "release", "shared", "task", "text_map",
+        "vmap",
+    )  # fmt: skip
 
     def __init__(self, shared: Shared, task: Task) -> None:
         """Costs with a spread are drawn from the task's own stream, so who runs first changes nobody's draws."""
@@ -316,5 +321,5 @@ class Kernel:
     def expose(self, region: Region, via: str) -> None:
         """Make a finished region reachable; `via` is the publication path that decides its safety."""
         self.count(f"expose:{via}")
-        if self.probe.store is not None:
-            self.probe.store(self.now, self.task, region, via)
+        if self.probe.reach is not None:
+            self.probe.reach(self.now, self.task, region, via)

@@ -8,15 +8,22 @@ from typing import Protocol
 class Recorder(Protocol):
     """Who keeps account of operations."""
 
-    def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]: ...
-    def begun(self, operation: Operation, at: int) -> None: ...
-    def finished(self, operation: Operation) -> None: ...
+    def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]:
+        """Return where the operation's primitives and their further units are counted."""
+
+    def begun(self, operation: Operation, at: int) -> None:
+        """The operation began at `at` (ns)."""
+
+    def finished(self, operation: Operation) -> None:
+        """Every stamp of the operation is certain."""
 
 
 class Operation:
     """A load, unload or flip: filled while it runs, handed to the recorder when its last stamp is certain."""
 
-    __slots__ = ("blamed_ns", "client", "counts", "due", "kind", "mode", "names", "number", "recorder", "times", "units")
+    __slots__ = (
+        "blamed_ns", "client", "counts", "due", "kind", "mode", "names", "number", "recorder", "times", "units",
+    )  # fmt: skip
 
     def __init__(self, client: str, kind: str, number: int, due: int, mode: str, recorder: Recorder) -> None:
         """`due` = intended arrival (ns); mode "sync" is waited for by the client's caller, "deferred" is not."""

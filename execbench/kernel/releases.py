@@ -83,10 +83,10 @@ def release_from(spec: dict[str, Any]) -> Release:
     """Return the release named by `spec["release"]` with the other keys of spec in place of its fields."""
     name = spec["release"]
     if name not in RELEASES:
-        raise InputError("kernel.release", name, "one of " + ", ".join(RELEASES), did_you_mean(str(name), list(RELEASES)))
+        raise InputError("kernel.release", name, ", ".join(RELEASES), did_you_mean(str(name), RELEASES))
     changes = {key: value for key, value in spec.items() if key != "release"}
-    fields = {field.name for field in dataclasses.fields(Release)} - {"name", "source"}
-    for key in changes:
-        if key not in fields:
-            raise InputError(f"kernel.{key}", changes[key], "one of " + ", ".join(sorted(fields)), did_you_mean(key, sorted(fields)))
+    known = sorted({field.name for field in dataclasses.fields(Release)} - {"name", "source"})
+    for key, value in changes.items():
+        if key not in known:
+            raise InputError(f"kernel.{key}", value, ", ".join(known), did_you_mean(key, known))
     return dataclasses.replace(RELEASES[name], **changes)

@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Bytes to be written: `patches` = separate writes at the final address (relocations, alternatives, call targets)."""
+    """Bytes to be written; `patches` = separate writes at the final address (relocations, alternatives, calls)."""
 
     id: int
     size: int

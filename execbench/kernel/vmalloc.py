@@ -17,7 +17,10 @@ GUARD = 1
 
 
 def vmalloc_module(k: Kernel, pages: int) -> Proc[VmArea]:
-    """Map `pages` fresh pages RW and NX in the module window (mm/vmalloc.c:__vmalloc_node_range, VM_FLUSH_RESET_PERMS)."""
+    """Map `pages` fresh pages RW and NX in the module window, to be freed with VM_FLUSH_RESET_PERMS.
+
+    mm/vmalloc.c:__vmalloc_node_range.
+    """
     area = yield from vmap_unmapped(k, pages)
     area.reset_perms = True
     k.text_map.map(area, "rw-nx")
@@ -47,7 +50,8 @@ def vmap_unmapped(k: Kernel, pages: int) -> Proc[VmArea]:
     try:
         area.runs = k.frames.alloc(pages)
     except OutOfFrames as short:
-        raise SimulatedFailure("out-of-memory", f"{pages} pages asked, {short.args[1]} free", {"pages": pages}) from short
+        detail = f"{pages} pages asked, {short.args[1]} free"
+        raise SimulatedFailure("out-of-memory", detail, {"pages": pages}) from short
     k.spend("page_alloc", pages)
     return area
 
@@ -63,7 +67,8 @@ def map_text(k: Kernel, area: VmArea) -> Proc[None]:
 def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
     """Unmap an area whose direct map was left alone, or is set back; its address becomes lazy, its pages free at once.
 
-    An area that was never mapped has no stale translation, but goes the same way. The pages may be reused while a stale executable translation of the address lives on, as with every vmalloc area.
+    An area that was never mapped has no stale translation, but goes the same way. The pages may be reused while a stale
+    executable translation of the address lives on, as with every vmalloc area.
     """
     yield from k.settle()
     k.count("vfree", area.pages)

@@ -58,7 +58,7 @@ class Engine:
         """With merge=False time never passes without an event: the slow form that the fast one must equal."""
         self._env = simpy.Environment(0)
         self.now = 0  # ns; kept beside simpy's own clock because reading it is the commonest operation of all
-        self._queue = self._env._queue
+        self._queue: list[tuple[int, int, int, Event]] = self._env._queue  # type: ignore[assignment]
         self._eid = self._env._eid
         self._front = 0
         self._front_at = 0
@@ -124,12 +124,12 @@ class Engine:
                 self._front = key
             self.events += 1
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
-            for callback in callbacks:  # type: ignore[union-attr]
+            for callback in callbacks:
                 callback(event)
             if event is stop:
                 return
             if not event._ok and not hasattr(event, "_defused"):
-                raise event._value  # type: ignore[misc]
+                raise event._value
 
     def idle(self) -> bool:
         """Say whether no event is scheduled any more."""

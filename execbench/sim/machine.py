@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from execbench.costs import CostTable
 from execbench.errors import MachineError
@@ -25,14 +25,16 @@ _DEFAULT_MEMORY = 64 << 30
 class Machine:
     """Everything that exists before the kernel boots."""
 
-    def __init__(self, spec: dict[str, Any], costs: CostTable, streams: Streams, named: Sequence[int], run: dict[str, Any]) -> None:
+    def __init__(
+        self, spec: dict[str, Any], costs: CostTable, streams: Streams, named: Sequence[int], run: dict[str, Any]
+    ) -> None:
         """`named` are the CPUs that may ever host a task; they keep their identity in the background model."""
         topology = spec["topology"]
         self.cpus: int = topology["cpus"]
         self.nodes: int = topology.get("nodes", 1)
         self.memory_pages = topology.get("memory", _DEFAULT_MEMORY) // PAGE
         self.fragmented = False
-        self.direct_map_leaf = "1G"
+        self.direct_map_leaf: Literal["1G", "2M", "4K"] = "1G"
         self.hz: int = spec["kernel"]["hz"]
         self.streams = streams
         self.probe = Probe()
@@ -57,7 +59,8 @@ class Machine:
         """Return a CPU that may host tasks; MachineError for one that no client named."""
         cpu = self._cpus.get(number)
         if cpu is None:
-            raise MachineError("client placement", number, f"one of {sorted(self._cpus)}", "name the CPU in Client.cpus()")
+            allowed = f"one of {sorted(self._cpus)}"
+            raise MachineError("client placement", number, allowed, "name the CPU in Client.cpus()")
         return cpu
 
     @property

@@ -45,6 +45,8 @@ class Powers:
         self._base: NDArray[np.float64] | None = None
         self._tables: list[NDArray[np.float64]] = []
         self._coarse: dict[int, list[float]] = {}
+        self.second: dict[int, list[float]] = {}
+        """Laws of the second digit that were asked for, by digit * size + state: what `law` returns for level 1."""
         self._laws: list[dict[int, list[float]]] = []
         self._columns: list[dict[int, Columns]] = []
 
@@ -133,7 +135,7 @@ class Powers:
         radix = HIGHER if self._tables else LOWEST
         table, self._base = _all_powers(_one_ns(self._q) if self._base is None else self._base, radix)
         self._tables.append(np.ascontiguousarray(table.transpose(1, 2, 0)))
-        self._laws.append({})
+        self._laws.append(self.second if len(self._tables) == 2 else {})
         self._columns.append({})
 
 

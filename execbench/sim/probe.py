@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-EVENTS = ("op", "phase", "call", "spend", "wait", "hold", "ipi", "flush", "gp", "map", "store", "gauge")
-"""Names of the events; a sink is an object whose public methods are named after the events that it wants."""
+EVENTS: Final = ("call", "gp", "hold", "ipi", "reach", "spend", "wait")
+"""Names of the events; a sink is an object whose public methods are named after the events that it wants.
+
+call(t, task, primitive, units); gp(t, flavour, seq, what, n); hold(t0, t1, task, lock, site); ipi(t0, t1, task, why,
+targets); reach(t, task, region, via); spend(t, task, cost, n, ns); wait(t0, t1, task, kind, object, site, in a verb).
+Operations and their phases go to the recorder (execbench.kernel.operation).
+"""
 
 Listener = Callable[..., None]
 
 
 class Probe:
-    """One slot per event: call it when it is not None; times passed are settled ns."""
+    """One slot per event: call it when it is not None; times passed are ns."""
 
-    __slots__ = EVENTS
+    __slots__ = ("call", "gp", "hold", "ipi", "reach", "spend", "wait")
+
+    call: Listener | None
+    gp: Listener | None
+    hold: Listener | None
+    ipi: Listener | None
+    reach: Listener | None
+    spend: Listener | None
+    wait: Listener | None
 
     def __init__(self) -> None:
         """Start with every slot empty."""

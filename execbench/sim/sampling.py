@@ -7,7 +7,7 @@ and the portable logarithm are used, so that a draw has the same bits on every m
 from __future__ import annotations
 
 import math
-from bisect import bisect
+from bisect import bisect, bisect_left
 from itertools import accumulate
 from operator import mul
 from typing import TYPE_CHECKING
@@ -24,8 +24,8 @@ __all__ = ["Draws", "Groups", "binomial"]
 Groups = dict[tuple[int, int], int]
 """How many CPUs went on from (time, state)."""
 
-_FEW = 12  # CPUs up to which a state is drawn digit by digit, without multiplying the factors
-_MANY = 120  # CPUs from which counts are drawn as binomials
+_FEW = 5  # CPUs up to which a state is drawn digit by digit, without multiplying the factors
+_MANY = 160  # CPUs from which counts are drawn as binomials
 _SMALL = 16.0  # expected count below which a binomial is inverted from zero
 
 
@@ -86,20 +86,26 @@ class Draws:
     def split(self, cpu: int, groups: Groups, t: int, d: int, kept: list[int], moved: list[int]) -> None:
         """Count the states at t; see Source.split."""
         arrivals = self._arriving(d - t)
-        near, size, u = arrivals.laws, self._size, self._stream.u
+        powers, size, u = self._powers, self._size, self._stream.u
+        near, far = arrivals.laws, powers.second
         for (t0, x), n in groups.items():
             high, low = divmod(t - t0, LOWEST)
             if n > _FEW:
                 self._split_many(x, n, high, low, arrivals, kept, moved)
                 continue
             for _ in range(n):
-                start = self._after(x, high) if high else x
+                if not high:
+                    start = x
+                elif high < HIGHER:
+                    start = bisect(far.get(high * size + x) or powers.law(x, 1, high), u())
+                else:
+                    start = self._after(x, high)
                 key = low * size + start
                 j = bisect(near.get(key) or arrivals.law(key), u())
                 if j < size:
                     kept[j] += 1
                 else:
-                    self._leave(self._powers.row(start, low), 1, arrivals, moved)
+                    self._leave(powers.row(start, low), 1, arrivals, moved)
 
     def split_watching(
         self, cpu: int, groups: Groups, t: int, d: int,
@@ -127,9 +133,8 @@ class Draws:
 
     def first_jump(self, cpu: int, x: int, t: int, d: int) -> tuple[float, int]:
         """Return time and target of the first jump after t of a CPU in `x` that is known to jump before d."""
-        rate = self._chain.leave[x]
-        jumps = 1.0 - portable.exp(-min(rate * (d - t), 700.0))
-        at = t - portable.log(1.0 - self._stream.u() * jumps) / rate
+        jumps = 1.0 - self._arriving(d - t).stay[x]
+        at = t - portable.log(1.0 - self._stream.u() * jumps) / self._chain.leave[x]
         return min(at, float(d)), bisect(self._chain.jump[x], self._stream.u())
 
     def jump(self, cpu: int, x: int, at: float, until: float) -> tuple[float, int] | None:
@@ -183,33 +188,32 @@ class Draws:
 
     def _share(self, law: list[float], n: int, cells: list[int]) -> int:
         """Count `n` CPUs by the running sums of their law; return how many fall behind its end."""
-        u, size = self._stream.u, len(law)
+        size = len(law)
         first, done = 0, 0.0
         while n >= _MANY and first < size:
             upto = law[first]
             if upto > done:
-                k = binomial(n, min((upto - done) / (1.0 - done), 1.0), u())
+                k = binomial(n, min((upto - done) / (1.0 - done), 1.0), self._stream.u())
                 cells[first] += k
                 n -= k
                 done = upto
             first += 1
-        behind = 0
+        if not n:
+            return 0
+        us = self._stream.us(n)
         if first:
             rest = 1.0 - done
-            for _ in range(n):
-                j = bisect(law, done + u() * rest, first)
-                if j < size:
-                    cells[j] += 1
-                else:
-                    behind += 1
-        else:
-            for _ in range(n):
-                j = bisect(law, u())
-                if j < size:
-                    cells[j] += 1
-                else:
-                    behind += 1
-        return behind
+            us = [done + u * rest for u in us]
+            law = law[first:]
+        us.sort()
+        below = 0
+        for j, upto in enumerate(law, first):
+            upto_here = bisect_left(us, upto, below)
+            cells[j] += upto_here - below
+            if upto_here == n:
+                return 0
+            below = upto_here
+        return n - below
 
 
 def binomial(n: int, p: float, u: float) -> int:
@@ -232,8 +236,8 @@ def binomial(n: int, p: float, u: float) -> int:
         below *= low / ((n - low + 1) * odds)
         low -= 1
         u -= below
-        if above + below < 1e-25:  # what rounding leaves of u is less than any probability
-            return high if high <= n else n
+        if below + above < 1e-25:  # rounding has left more of u than all that is to come
+            break
     return low
 
 

@@ -47,10 +47,10 @@ def _poke_all(k: Kernel, va: int, size: int, per_byte: str) -> Proc[None]:
 
 
 def text_poke_batch(k: Kernel, sites: int, length: int = 5) -> Proc[None]:
-    """Patch `sites` live instructions of `length` bytes by the int3 protocol: three rounds per batch, whatever its size.
+    """Patch `sites` live instructions of `length` bytes by the int3 protocol: three rounds per batch of any size.
 
-    smp_text_poke_batch_add, _finish: int3 over every first byte, serialize everybody; the tails, serialize (both skipped
-    if no site has a tail); the first bytes, serialize. A full array forces an early finish.
+    smp_text_poke_batch_add, _finish: int3 over every first byte, serialize everybody; the tails, serialize (both
+    skipped if no site has a tail); the first bytes, serialize. A full array forces an early finish.
     """
     with (yield from k.lock("text_mutex")):
         while sites > 0:
