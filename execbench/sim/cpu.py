@@ -158,7 +158,7 @@ class Cpu:
         """Turn interrupts off from this point of the plan (local_irq_save)."""
         self.masked_depth += 1
         if self.masked_depth == 1:
-            self.masked_from = self.owed if self.owed or self.log else _SINCE_EARLIER
+            self.masked_from = self.owed
 
     def unmask(self) -> None:
         """Turn interrupts on again; what waited is taken at this point of the plan."""
@@ -224,7 +224,7 @@ class Cpu:
         return True
 
     def interrupt_spinning(self) -> None:
-        """Take a task that spins on a mutex off the CPU, because another is ready (mutex_optimistic_spin: need_resched)."""
+        """Take a task that spins on a mutex off the CPU: another is ready (mutex_optimistic_spin: need_resched)."""
         spinner, self.spinner = self.spinner, None
         if spinner is not None:
             spinner.spins = False

@@ -167,8 +167,7 @@ class Rcu:
         for cpu, callbacks in self._batches.pop(self.completed, []):
             self.engine.call_at(self.next_tick(now), _TIMER + cpu + 1, _all_of(callbacks))
         if self._waiters or self._batches:
-            self._starting = True
-            self.engine.call_at(now + self.rules.init_ns, _TIMER, self._start)
+            self._start()  # the kthread is awake: rcu_gp_init starts the sequence before a waiter just woken can ask
 
     def _wake(self, waiters: list[Task], now: int) -> None:
         """Wake the latest few from the kthread, the others by a worker behind them (rcu_sr_normal_gp_cleanup: a LIFO)."""
