@@ -7,7 +7,7 @@ acquiring a lock settles, `yield from k.settle()` does nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -86,7 +86,8 @@ class Setting:
     warmup: int
     drain: int
     data: Callable[[str], Sequence[Row]]
-    live: dict[str, Any] = field(default_factory=dict)
+    untaken: dict[tuple[str, str], Callable[[int], Iterable[int]]] = field(default_factory=dict)
+    """Open loop: per client and kind, when arrivals are due before a given time (ns) that no thread has taken."""
 
     def stream(self, name: str) -> Any:
         """Return a named random stream of this replication."""
@@ -125,6 +126,8 @@ class Client(Protocol):
 
     name: ClassVar[str]
     api_phases: ClassVar[frozenset[str]]
+    arrivals: ClassVar[frozenset[str]]
+    """Kinds of operation that arrive from outside: in an open loop they are due at their intended arrival."""
 
     def computing_threads(self) -> int:
         """Return how many threads need a CPU of their own."""

@@ -79,6 +79,7 @@ class World:
             self._check_alive()
         except SimulatedFailure as failure:
             outcome, detail = failure.outcome, failure.detail
+        self.recorder.close(self.machine.engine.now, setting.untaken)
         return Replication(
             outcome=outcome,
             detail=detail,
@@ -112,14 +113,15 @@ def metrics(world: World) -> dict[str, list[Any]]:
 
     seconds = (world.duration - world.warmup) / 1e9
     groups = world.observer.stolen()
-    loads = 0
     for client, kind, of in world.recorder.classes():
         add("throughput", client, kind, "op/s", of.completed / seconds, of.completed)
+        add("unfinished", client, kind, "1", of.unfinished, of.cohort + of.unfinished)
         if not of.cohort:
             continue
         n = of.cohort
-        loads += n if of.mode == "sync" else 0
         add("latency_mean", client, kind, "ns", of.latency_ns / n, n)
+        add("queue_mean", client, kind, "ns", of.queue_ns / n, n)
+        add("service_mean", client, kind, "ns", (of.latency_ns - of.queue_ns) / n, n)
         add("latency_sum", client, kind, "ns", of.latency_ns, n)
         add("api_sum", client, kind, "ns", of.api_ns, n)
         add("api_share" if of.mode == "sync" else "api_share_free", client, kind, "1", of.api_ns / max(of.latency_ns, 1), n)
@@ -131,7 +133,8 @@ def metrics(world: World) -> dict[str, list[Any]]:
     for i, name in enumerate(_MEMORY):
         add(name, "", "", "1" if "leaves" in name else "bytes", world.observer.memory_mean(i), len(world.observer.samples))
     add("littles_law_residual", "", "", "ns", world.recorder.littles_residual(), world.recorder.completed)
-    add("unfinished", "", "", "1", len([o for o in world.recorder.live if o.mode == "sync"]), world.recorder.completed)
+    for process, cycles in world.observer.cycles().items():
+        add(f"cycles_{process}", "", "", "1", cycles, cycles)
     return columns
 
 

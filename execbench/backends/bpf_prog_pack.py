@@ -95,6 +95,7 @@ class BpfProgPack:
 
     def _alloc_new_pack(self, k: Kernel, s: State) -> Proc[Pack]:
         k.count("new_pack")
+        k.cycle("pack_growth")
         area = yield from self._rox(k, s.pack_bytes)
         pack = Pack(area, ChunkBitmap(s.pack_bytes, s.chunk))
         s.packs.append(pack)
@@ -141,6 +142,7 @@ class BpfProgPack:
                 if pack.bitmap.empty:
                     s.packs.remove(pack)
                     k.count("free_pack")
+                    k.cycle("pack_free")
                     yield from k.vfree_module(pack.area)
 
     def usage(self, s: State) -> Usage:

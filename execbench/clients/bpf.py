@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from execbench.contract import Image, LockKind, Proc, Region, Request, Setting, TextKind
 from execbench.kernel.facade import Kernel
+from execbench.kernel.operation import Operation
 from execbench.sim.dists import Dist, Exponential
 from execbench.sim.task import Task
 
@@ -67,6 +68,7 @@ class Bpf:
 
     name: ClassVar[str] = "bpf"
     api_phases: ClassVar[frozenset[str]] = frozenset({"alloc", "write", "finalize", "bpf_jit_free"})
+    arrivals: ClassVar[frozenset[str]] = frozenset({"load"})
 
     data: str = field(metadata={"kind": "data"})
     threads: int = 2
@@ -114,6 +116,8 @@ class _Run:
         self.factor_ppm = [_branchy_ppm(params, program) for program in self.programs]
         self.loader = Loader(params, setting)
         self.arrivals = _Arrivals(params.rate, setting) if params.rate is not None else None
+        if self.arrivals is not None:
+            setting.untaken["bpf", "load"] = self.arrivals.untaken
         self.outstanding = 0  # arrivals inside the window that have not been served: later ones keep coming until then
 
     def spawn_boot(self) -> None:
@@ -154,13 +158,16 @@ class _Run:
                 if due >= stop or (due >= setting.duration and not self.outstanding):
                     break
                 self.outstanding += due < setting.duration
-            yield from k.sleep_until(due)
-            if self.arrivals is None:  # nobody intended a time: the operation is due when the thread gets to it
-                yield from k.settle()
-                due = k.now
             drawn = int(which * len(self.programs))
             op = index * params.threads + thread
-            mine.append((yield from self.loader.load(k, self.programs[drawn], op, due, self.factor_ppm[drawn])))
+            if self.arrivals is None:  # nobody intended a time: the operation is due when the thread gets to it
+                yield from k.sleep_until(due)
+                yield from k.settle()
+                load = setting.operation("bpf", "load", op, k.now)
+            else:  # it is in the system from its arrival on, whatever its thread still waits for
+                load = setting.operation("bpf", "load", op, due)
+                yield from k.sleep_until(due)
+            mine.append((yield from self.loader.load(k, self.programs[drawn], load, self.factor_ppm[drawn])))
             yield from self.loader.unload(k, mine.popleft(), op)
             yield from k.settle()
             if self.arrivals is not None:
@@ -181,12 +188,11 @@ class Loader:
 
     # --- BPF_PROG_LOAD ----------------------------------------------------------------------------------------------
 
-    def load(self, k: Kernel, program: Program, number: int, due: int, factor_ppm: int = 1_000_000) -> Proc[Loaded]:
+    def load(self, k: Kernel, program: Program, operation: Operation, factor_ppm: int = 1_000_000) -> Proc[Loaded]:
         """kernel/bpf/syscall.c:bpf_prog_load: copy, verify, JIT, alloc, write, finalize, publish.
 
-        `number` and `due` (ns) are the operation's; verifying an instruction costs `factor_ppm` of the plain cost.
+        Verifying an instruction costs `factor_ppm` of the plain cost.
         """
-        operation = self._setting.operation("bpf", "load", number, due)
         k.begin(operation, "copy")
         k.task.site = "bpf_prog_load"
         k.spend("syscall")
@@ -279,6 +285,17 @@ class _Arrivals:
         self._at += Exponential(self._gap).sample((gap,))
         self._taken += 1
         return int(self._at), self._taken - 1, which
+
+    def untaken(self, before: int) -> Iterator[int]:
+        """Yield when the arrivals are due that nobody has taken and that are due before a time (ns)."""
+        at, number = self._at, self._taken
+        while True:
+            gap, _ = self._draws.row(number, _DRAWS)
+            at += Exponential(self._gap).sample((gap,))
+            if int(at) >= before:
+                return
+            yield int(at)
+            number += 1
 
 
 def _programs(rows: Sequence[Mapping[str, str]]) -> list[Program]:

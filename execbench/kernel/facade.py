@@ -54,6 +54,7 @@ class Shared:
         self.direct_map = DirectMap(machine.memory_pages, machine.direct_map_leaf)
         self.text_map = KernelMap()
         self.drain_queued = False
+        self.cycles = {"lazy_purge": 0}  # turns of slow processes so far, by name
         self.data_pages = 0
         self.costs = costs
         self.rates: dict[str, tuple[int, DrawCost | None]] = {
@@ -83,8 +84,10 @@ class Shared:
         return ns
 
     def view(self, task: Task) -> Kernel:
-        """Return the kernel as `task` sees it."""
-        return Kernel(self, task)
+        """Return the kernel as `task` sees it; whoever wants to listen has attached by now."""
+        probe = self.machine.probe
+        plain = self.machine.engine.merge and probe.spend is None and probe.call is None
+        return (Kernel if plain else ListenedKernel)(self, task)
 
     def worker(self, cpu: int) -> Worker:
         """Return the kworker of a CPU, made on first use."""
@@ -161,15 +164,10 @@ class Kernel:
     def spend(self, cost: str, n: int = 1) -> None:
         """Add `n` units of a named cost to the plan; no event."""
         ps, draw = self._rates[cost]
-        ns = (ps * n + 500) // 1000
-        if draw is not None:
-            ns = draw(ns, self._stream)
-        cpu = self._cpu
-        cpu.owed += ns
-        if cpu.splits:
-            cpu.cut()
-        if self.probe.spend is not None:
-            self.probe.spend(self.now, self.task, cost, n, ns)
+        if draw is None:
+            self._cpu.owed += (ps * n + 500) // 1000
+        else:
+            self._cpu.owed += draw((ps * n + 500) // 1000, self._stream)
 
     def draw(self, cost: str) -> int:
         """Return one occurrence of a named cost (ns) without adding it to the plan."""
@@ -200,8 +198,10 @@ class Kernel:
             if units != 1:
                 extra = operation.units
                 extra[primitive] = extra.get(primitive, 0) + units - 1
-        if self.probe.call is not None:
-            self.probe.call(self.now, self.task, primitive, units)
+
+    def cycle(self, process: str) -> None:
+        """Count one turn of a slow process: reports warn where the window saw few."""
+        self.shared.cycles[process] = self.shared.cycles.get(process, 0) + 1
 
     def phase(self, name: str) -> None:
         """The operation's next phase begins at this point of the plan; phases tile it."""
@@ -323,3 +323,25 @@ class Kernel:
         self.count(f"expose:{via}")
         if self.probe.reach is not None:
             self.probe.reach(self.now, self.task, region, via)
+
+
+class ListenedKernel(Kernel):
+    """The same with every cost an event of its own, or with somebody who listens to costs and primitives."""
+
+    __slots__ = ()
+
+    def spend(self, cost: str, n: int = 1) -> None:
+        """Add `n` units of a named cost to the plan and tell."""
+        cpu = self._cpu
+        before = cpu.owed
+        super().spend(cost, n)
+        if cpu.splits:
+            cpu.cut()
+        if self.probe.spend is not None:
+            self.probe.spend(self.now, self.task, cost, n, cpu.owed - before)
+
+    def count(self, primitive: str, units: int = 1) -> None:
+        """Count one use of a primitive and tell."""
+        super().count(primitive, units)
+        if self.probe.call is not None:
+            self.probe.call(self.now, self.task, primitive, units)

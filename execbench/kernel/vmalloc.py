@@ -181,6 +181,7 @@ def _purge_locked(k: Kernel, everything: bool = False) -> Proc[bool]:
     if not lazy.areas:
         return False
     k.count("vmap_purge", lazy.areas)
+    k.cycle("lazy_purge")
     k.spend("vmap_purge")
     if everything:
         yield from flush_tlb_all(k, "purge_flush")

@@ -25,6 +25,7 @@ class MachineRecorder:
         step = max((duration - warmup) // BINS, 1)
         self._times = [warmup + step * i for i in range((duration - warmup) // step + 1)]
         self.samples: list[tuple[int, list[tuple[int, int]], tuple[int, ...]]] = []
+        self._cycles: list[dict[str, int]] = []
         engine = shared.machine.engine
         for at in self._times:
             engine.call_at(at, _OBSERVER, self._sample)
@@ -35,6 +36,7 @@ class MachineRecorder:
         dm4k, dm2m, dm1g = self.shared.direct_map.leaves()
         memory = (usage.asked, usage.reserved, usage.internal_waste, *usage.leaves, dm4k, dm2m, dm1g)
         self.samples.append((machine.engine.now, [self._hosts(), self._others()], memory))
+        self._cycles.append({"grace_period": machine.rcu.completed, **self.shared.cycles})
 
     def _hosts(self) -> tuple[int, int]:
         """Return interruptions and stolen ns of the CPUs that may host tasks."""
@@ -63,6 +65,11 @@ class MachineRecorder:
             group: (n, after[0] - before[0], after[1] - before[1])
             for group, n, before, after in zip(("loader", "passive"), sizes, first, last, strict=True)
         }
+
+    def cycles(self) -> dict[str, int]:
+        """Return how many turns each slow process made inside the window."""
+        first, last = self._cycles[0], self._cycles[-1]
+        return {process: count - first.get(process, 0) for process, count in sorted(last.items())}
 
     def memory_mean(self, column: int) -> float:
         """Return the time average of one figure over the samples."""

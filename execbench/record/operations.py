@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heappush, heappushpop
 from typing import Any
 
@@ -17,6 +17,10 @@ _EXTREMES = 8
 PEAK_BINS = 1024
 """Bins of the window whose largest latency is kept: enough to count clusters of exceedances of any quantile."""
 
+_TOTALS = (
+    "operations", "unfinished", "completed", "in_system_half", "in_system_end", "latency_ns", "queue_ns", "api_ns",
+    "blamed_ns", "checksum",
+)  # fmt: skip
 _RAW = ("class", "op", "due", "begin", "end", "api_ns")
 
 Columns = dict[str, Any]
@@ -26,14 +30,15 @@ class _Class:
     """Totals over the operations of one kind of one client."""
 
     __slots__ = (
-        "api_ns", "blamed_ns", "checksum", "cohort", "completed", "counts", "extremes", "histograms", "index",
-        "latency_ns", "mode", "peaks", "plans", "units",
+        "api_ns", "blamed_ns", "checksum", "cohort", "completed", "counts", "extremes", "histograms", "in_system_end",
+        "in_system_half", "index", "latency_ns", "mode", "peaks", "plans", "queue_ns", "unfinished", "units",
     )  # fmt: skip
 
     def __init__(self, mode: str, index: int) -> None:
         self.mode = mode
         self.index = index  # order of first appearance
         self.cohort = self.completed = self.latency_ns = self.api_ns = self.blamed_ns = self.checksum = 0
+        self.queue_ns = self.unfinished = self.in_system_half = self.in_system_end = 0
         self.counts: dict[str, int] = {}
         self.units: dict[str, int] = {}
         self.histograms: dict[str, dict[int, int]] = {}
@@ -52,12 +57,13 @@ class _Class:
 
 
 class OperationRecorder:
-    """Aggregates finished operations whose due time lies in [warmup, duration); memory does not grow with the run."""
+    """Aggregates operations whose due time lies in [warmup, duration); memory does not grow with the run."""
 
     def __init__(self, warmup: int, duration: int, api_phases: Mapping[str, frozenset[str]], raw: bool) -> None:
         """api_phases: per client, the phases spent inside the backend's verbs; raw keeps one row per operation."""
         self.warmup = warmup
         self.duration = duration
+        self._half = (warmup + duration) // 2
         self._api = api_phases
         self._bin = max((duration - warmup) // PEAK_BINS, 1)
         self._classes: dict[tuple[str, str], _Class] = {}
@@ -69,7 +75,6 @@ class OperationRecorder:
 
     def begun(self, operation: Operation, at: int) -> None:
         """An operation began at `at`."""
-        self._live[id(operation)] = operation
         self._area += self.duration - self._clip(at)
 
     def finished(self, operation: Operation) -> None:
@@ -80,9 +85,13 @@ class OperationRecorder:
         self._area -= self.duration - self._clip(end)
         self._overlap += self._clip(end) - self._clip(begin)
         due = operation.due
-        of = self._class(operation)
+        of = self._class(operation.client, operation.kind, operation.mode)
         if self.warmup <= end < self.duration:
             of.completed += 1
+        if due < self._half <= end:
+            of.in_system_half += 1
+        if due < self.duration <= end:
+            of.in_system_end += 1
         if not self.warmup <= due < self.duration:
             return
         of.cohort += 1
@@ -93,23 +102,44 @@ class OperationRecorder:
         of.api_ns += api
         _book(of.histogram("total"), latency)
         if begin != due:
+            of.queue_ns += begin - due
             _book(of.histogram("queue"), begin - due)
         self._remember(of, operation, latency)
         if self._raw is not None:
             for column, value in zip(self._raw, (of.index, operation.number, due, begin, end, api), strict=True):
                 column.append(value)
 
-    def _class(self, operation: Operation) -> _Class:
-        key = (operation.client, operation.kind)
+    def close(self, at: int, untaken: Mapping[tuple[str, str], Callable[[int], Iterable[int]]]) -> None:
+        """Count what was due in the window and has not finished when the run ends at `at` (ns): begun or waiting.
+
+        `untaken`: per client and kind, when the arrivals are due that no thread has taken and that are due before a
+        given time. To be called once.
+        """
+        until = min(at + 1, self.duration)
+        for operation in self._live.values():
+            if operation.due < until:
+                self._left(self._class(operation.client, operation.kind, operation.mode), operation.due)
+        for (client, kind), dues in untaken.items():
+            for due in dues(until):
+                self._left(self._class(client, kind, "sync"), due)
+
+    def _left(self, of: _Class, due: int) -> None:
+        of.unfinished += due >= self.warmup
+        of.in_system_half += due < self._half
+        of.in_system_end += 1
+
+    def _class(self, client: str, kind: str, mode: str) -> _Class:
+        key = (client, kind)
         of = self._classes.get(key)
         if of is None:
-            of = self._classes[key] = _Class(operation.mode, len(self._classes))
+            of = self._classes[key] = _Class(mode, len(self._classes))
         return of
 
     def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]:
-        """Return where the operation's primitives and units are counted: its class, or nowhere if it is no cohort's."""
+        """Return where the primitives and units of a new operation are counted: nowhere if it is no cohort's."""
+        self._live[id(operation)] = operation
         if self.warmup <= operation.due < self.duration:
-            of = self._class(operation)
+            of = self._class(operation.client, operation.kind, operation.mode)
             return of.counts, of.units
         return {}, {}
 
@@ -151,12 +181,12 @@ class OperationRecorder:
 
     def littles_residual(self) -> int:
         """Return the integral of the number in system less the sum of sojourns inside the window: 0, as integers."""
-        open_ = sum(self.duration - self._clip(operation.begin) for operation in self._live.values())
+        open_ = sum(self.duration - self._clip(operation.begin) for operation in self._live.values() if operation.times)
         return self._area - self._overlap - open_
 
     @property
     def live(self) -> list[Operation]:
-        """Operations that have not finished."""
+        """Operations that have not finished, begun or not."""
         return list(self._live.values())
 
     # --- tables -----------------------------------------------------------------------------------------------------
@@ -175,10 +205,9 @@ class OperationRecorder:
 
     def _totals(self) -> Columns:
         """Return exact sums, and a checksum of every stamp of every operation that no order of finishing changes."""
-        names = ("client", "kind", "operations", "completed", "latency_ns", "api_ns", "blamed_ns", "checksum")
-        columns: Columns = {name: [] for name in names}
+        columns: Columns = {name: [] for name in ("client", "kind", *_TOTALS)}
         for client, kind, of in self.classes():
-            _row(columns, client, kind, of.cohort, of.completed, of.latency_ns, of.api_ns, of.blamed_ns, of.checksum)
+            _row(columns, client, kind, of.cohort, *(getattr(of, name) for name in _TOTALS[1:]))
         return columns
 
     def _histograms(self) -> Columns:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from execbench.report.comparison import records
 from execbench.report.measured import QUANTILES, Measured
-from execbench.report.numbers import with_unit
-from execbench.stats.estimate import LEVEL
+from execbench.report.numbers import number, with_unit
+from execbench.stats.estimate import AT_LEAST, LEVEL
 from execbench.stats.quantiles import quantile, sectioning_interval
 
 if TYPE_CHECKING:
@@ -67,13 +68,19 @@ def ratios(results: Frames, rows: pd.DataFrame, quantile_name: str, reference: s
 
 def answer(results: Frames, rows: pd.DataFrame, setting: Setting) -> list[str]:
     """Return the sentences for the rows of one point, client and class (what callers wait for)."""
-    known = rows[(rows["refused"] == "") & rows["p50"].notna()]
+    measured = rows[rows["refused"] == ""]
+    known = measured[_is_known(measured, "p50")]
+    overloaded = [f"{row['arm']} (+{number(row['growth'])} op/s)" for row in records(measured[measured["growth"] > 0])]
+    without = [f"No steady state with {_listed(overloaded)}: the backlog grows, so there is no latency to compare."
+               ] if overloaded else []  # fmt: skip
     if known.empty:
-        return ["Nothing can be said about latency: no quantile has enough support. Simulate for longer."]
+        return without or ["Nothing can be said about latency: no quantile has enough support. Simulate for longer."]
     kind = str(known["kind"].iloc[0])
-    said = [_fastest(results, known, kind, "p50", "the median")]
-    if known["p99"].notna().all():
+    said = [_fastest(results, known, kind, "p50", "the median"), *without]
+    if _is_known(known, "p99").all():
         said.append(_fastest(results, known, kind, "p99", "p99"))
+    elif (known["p99_status"] == AT_LEAST).any():
+        said.append("Some p99 are only known from below: operations were unfinished at the end of the drain.")
     else:
         said.append("Some p99 lack support: simulate for longer to compare the tails.")
     said.append(_share(known, kind))
@@ -81,6 +88,11 @@ def answer(results: Frames, rows: pd.DataFrame, setting: Setting) -> list[str]:
                 f"costs, of which the weakest are {setting.weakest}. What the uncertainty of the costs does to the "
                 "answer was not explored.")  # fmt: skip
     return said
+
+
+def _is_known(rows: pd.DataFrame, name: str) -> pd.Series[bool]:
+    """Whether a figure of each row is a number, not refused and not only a lower bound."""
+    return rows[name].notna() & (rows[f"{name}_status"] != AT_LEAST)
 
 
 def _fastest(results: Frames, known: pd.DataFrame, kind: str, name: str, words: str) -> str:
@@ -119,7 +131,7 @@ def _sections(results: Frames, row: Any) -> dict[int, Any]:
 def _ratio(own: dict[int, Any], base: dict[int, Any], p: float, level: float) -> tuple[float, float, float]:
     pooled = quantile(list(own.values()), p) / quantile(list(base.values()), p)
     pairs = [(quantile([own[r]], p), quantile([base[r]], p)) for r in own if r in base]
-    if len(pairs) < 2 or min(min(pair) for pair in pairs) <= 0:
+    if len(pairs) < 2 or not all(0 < one < np.inf for pair in pairs for one in pair):
         return pooled, np.nan, np.nan
     return pooled, *sectioning_interval([a / b for a, b in pairs], pooled, level)
 
@@ -131,7 +143,7 @@ def _listed(names: list[str]) -> str:
 def summary(results: Frames, frame: pd.DataFrame, setting: Setting) -> list[str]:
     """Return what a terminal says: the whole answer of a plain run, without how sure it is (the footer says so)."""
     found = list(sentences(results, frame, setting))
-    return found[0][1][:-1] if len(found) == 1 else [f"{point}: {said[0]}" for point, said in found]
+    return found[0][1][:-1] or found[0][1] if len(found) == 1 else [f"{point}: {said[0]}" for point, said in found]
 
 
 def sentences(results: Frames, frame: pd.DataFrame, setting: Setting) -> Iterator[tuple[str, list[str]]]:

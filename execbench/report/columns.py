@@ -31,6 +31,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("p50", "p50", "time", "p50", "operation", "latency that half of the operations do not exceed"),
     Column("p90", "p90", "time", "p90", "operation", "latency that 90 % of the operations do not exceed"),
     Column("p99", "p99", "time", "p99", "operation", "latency that 99 % of the operations do not exceed"),
+    Column("queue", "mean queue", "time", "queue_mean", "operation", "mean time from when it is due to its start"),
+    Column("service", "mean service", "time", "service_mean", "operation", "mean time from the start to the end"),
     Column("largest", "largest", "time", "largest", "operation", "largest latency of all measured operations"),
     Column("api_share", "API share", "share", "api_sum", "latency",
            "share of the sum of latencies spent inside the allocator's verbs or waiting for locks held inside one"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from execbench.report.arms import arms_of
 from execbench.report.columns import COLUMNS
 from execbench.report.measured import Measured
+from execbench.report.numbers import number
 from execbench.stats.estimate import Estimate, refused
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ class Frames(Protocol):
 
 
 def comparison(results: Frames) -> pd.DataFrame:
-    """Return the tidy frame: `cell, point, arm, client, kind, mode, loop, status, outcome, refused, replications,
-    operations` and, for each of COLUMNS, `NAME, NAME_low, NAME_high, NAME_status, NAME_note`.
+    """Return the tidy frame: `cell, point, arm, client, kind, mode, loop, since, status, outcome, refused, growth,
+    few_cycles, replications, operations` and, for each of COLUMNS, `NAME, NAME_low, NAME_high, NAME_status, NAME_note`.
 
     Base units (ns, bytes, per second, shares of 1). Rows follow the points of a study, then client and class (what a
     caller waits for before what is deferred), then the arms in the order they were given; a refused arm has its reason
-    in `refused` and no figures.
+    in `refused` and no figures. Latency counts from `since`, "arrival" (intended, open loop) or "begin"; where
+    `growth` (op/s of backlog) is not 0 there is no steady state and no latency.
     """
     import pandas as pd
 
@@ -78,16 +80,27 @@ def _classes(results: Frames) -> list[tuple[str, str, str]]:
 def _row(results: Frames, cell: Mapping[str, Any], client: str, kind: str) -> dict[str, Any]:
     replications = results.table("replications")
     mine = replications[replications["cell"] == cell["cell"]]
-    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused")}
+    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused", "growth", "few_cycles")}
     row["loop"] = cell["loops"].get(client, "closed")
+    row["since"] = "arrival" if row["loop"] == "open" and kind in arrivals(client) else "begin"
     row |= {"client": client, "kind": kind, "replications": len(mine), "operations": 0, "outcome": _outcome(mine)}
     measured = Measured(results, str(cell["cell"]), client, kind, int(cell["window_ns"]))
     row["operations"] = measured.operations()
     for column in COLUMNS:
         estimate = refused(0, "refused") if row["refused"] else measured.estimate(column)
+        if row["growth"] and column.scale == "time" and column.per == "operation":
+            estimate = refused(row["operations"], f"no steady state, +{number(row['growth'])} op/s")
         row |= {column.name: estimate.value, f"{column.name}_low": estimate.low, f"{column.name}_high": estimate.high,
                 f"{column.name}_status": estimate.status, f"{column.name}_note": estimate.note}  # fmt: skip
     return row
+
+
+def arrivals(client: str) -> frozenset[str]:
+    """Return the kinds of a client's operations that arrive from outside."""
+    from execbench.registry.plugins import class_for
+
+    kinds: frozenset[str] = class_for("clients", client, "report").arrivals  # type: ignore[attr-defined]
+    return kinds
 
 
 def _outcome(replications: pd.DataFrame) -> str:

@@ -12,10 +12,11 @@ from execbench.errors import CannotWrite
 from execbench.report import plots
 from execbench.report.answer import sentences
 from execbench.report.arms import arms_of
+from execbench.report.checks import FEW_CYCLES
 from execbench.report.columns import BY_NAME
 from execbench.report.comparison import Frames, estimate_of, records
 from execbench.report.numbers import bounds, number
-from execbench.report.text import figure, heading, inside_api, units_of
+from execbench.report.text import few_cycles, figure, heading, inside_api, units_of, unsteady
 from execbench.units import show_time
 
 if TYPE_CHECKING:
@@ -28,17 +29,15 @@ GROUPS = {
     "per operation": ("rounds", "flushes", "interruptions", "stolen"),
     "memory for text": ("asked", "reserved", "waste", "leaves_4k", "leaves_2m"),
 }
+ARRIVING_GROUPS = {
+    "what callers see, from the intended arrival": ("throughput", "p50", "p90", "p99", "largest", "queue", "service",
+                                                    "api_share"),
+    **{title: names for title, names in GROUPS.items() if title != "what callers see"},
+}  # fmt: skip
 DEFERRED_GROUPS = {"from the request to its end": ("p50", "p90", "p99", "largest", "api_share"),
                    "per operation": ("rounds", "flushes")}  # fmt: skip
 WITH_INTERVAL = ("throughput", "p50", "p90", "p99", "api_share")
-ASSUMPTIONS = (
-    "Given when they are disturbed, CPUs that run no task of the workload are independent of each other.",
-    "What those CPUs do is a Markov chain; times in a state are exponential. A handler freezes it.",
-    "Interrupts are served first come, first served and are not preempted; NMIs and stop_machine do not occur.",
-    "All requests of a broadcast are made at the instant of the send; only their delivery is spread.",
-    "Threads that compute have a CPU each: there are no time slices and no migration.",
-    "Structure (rounds, pokes, grace periods, locks held) follows the release's code; only the times are calibrated.",
-)
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Directory(Frames, Protocol):
@@ -79,23 +78,46 @@ def page(results: Frames, frame: pd.DataFrame, setting: Setting, directory: str 
         times=f"{show_time(setting.duration_ns)} simulated, the first {show_time(setting.warmup_ns)} not measured",
         versions=results.study.get("versions", {}),
         evidence=setting.evidence(),
-        assumptions=ASSUMPTIONS,
+        assumptions=assumptions(),
+        pages=shipped_pages(),
+        few=FEW_CYCLES,
         directory=directory,
         folded_costs=True,
     )
+
+
+def assumptions() -> list[tuple[str, list[str]]]:
+    """Return the numbered assumptions under their sections: the headings of docs/assumptions.md, so that both agree."""
+    found: list[tuple[str, list[str]]] = []
+    for level, words in re.findall(r"^(##|###) (.*)$", (DOCS / "assumptions.md").read_text("utf-8"), re.MULTILINE):
+        if level == "##":
+            found.append((words, []))
+        else:
+            found[-1][1].append(words.replace("`", ""))
+    return found
+
+
+def shipped_pages() -> list[tuple[str, str]]:
+    """Return title and place of every page of documentation inside the package."""
+    return [(path.read_text("utf-8").partition("\n")[0].removeprefix("# "), f"execbench/docs/{path.name}")
+            for path in sorted(DOCS.glob("*.md"))]  # fmt: skip
 
 
 def _blocks(frame: pd.DataFrame, swept: bool) -> Iterator[dict[str, Any]]:
     """Yield the table of each point, client and class; in a sweep, and for classes outside the API, folded."""
     colours = plots.hex_palette(list(dict.fromkeys(frame["arm"])))
     for (point, client, kind), rows in frame.groupby(["point", "client", "kind"], sort=False):
-        groups = DEFERRED_GROUPS if rows["mode"].iloc[0] == "deferred" else GROUPS
+        groups = ARRIVING_GROUPS if rows["since"].iloc[0] == "arrival" else GROUPS
+        if rows["mode"].iloc[0] == "deferred":
+            groups = DEFERRED_GROUPS
         names = [name for group in groups.values() for name in group]
         firsts = {group[0] for group in groups.values()}
         units = units_of(rows)
         yield {
             "heading": heading(str(point), str(client), str(kind), rows),
             "folded": swept or not inside_api(rows),
+            "unsteady": list(unsteady(rows)),
+            "few_cycles": few_cycles(rows),
             "groups": [{"title": title, "span": len(group)} for title, group in groups.items()],
             "columns": [
                 {"title": BY_NAME[name].title, "meaning": BY_NAME[name].meaning, "first": name in firsts,
@@ -124,7 +146,8 @@ def _plots(results: Frames, cells: pd.DataFrame, frame: pd.DataFrame) -> Iterato
     measured = frame[(frame["refused"] == "") & (frame["operations"] > 0)]
     if measured.empty:
         return
-    inside = [(str(client), str(kind)) for (client, kind), rows in measured.groupby(["client", "kind"], sort=False)
+    steady = measured[measured["growth"] == 0]
+    inside = [(str(client), str(kind)) for (client, kind), rows in steady.groupby(["client", "kind"], sort=False)
               if inside_api(rows)]  # fmt: skip
     for client, kind in inside:
         yield _plot(f"How long a {kind} takes", plots.latency_plot(results, cells, client, kind),
@@ -155,11 +178,11 @@ def _sweep_plots(cells: pd.DataFrame, frame: pd.DataFrame) -> Iterator[dict[str,
         fixed = "".join(f", {name.rpartition('.')[2]} = {value}" for name, value in others.items())
         chosen = frame[frame["point"].isin(held)]
         chosen = chosen.assign(axis=[float(axes[point][key]) for point in chosen["point"]])
-        for (client, kind), rows in chosen.groupby(["client", "kind"], sort=False):
+        for (client, kind, loop), rows in chosen.groupby(["client", "kind", "loop"], sort=False):
             if inside_api(rows) and (rows["mode"] == "sync").all():
                 short = key.rpartition(".")[2]
-                yield _plot(f"{client} {kind} by {short}", plots.axis_plot(rows, short),
-                            f"{client} {kind} by {key}{fixed}; bands are 95 % intervals.")  # fmt: skip
+                yield _plot(f"{client} {kind}, {loop} loop, by {short}", plots.axis_plot(rows, short),
+                            f"{client} {kind} ({loop} loop) by {key}{fixed}; bands are 95 % intervals.")  # fmt: skip
 
 
 def _plot(title: str, svg: str, caption: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Measured:
         metrics = metrics[metrics["cell"] == cell]
         self._metrics = {scope: metrics[(metrics["client"] == scope[0]) & (metrics["kind"] == scope[1])]
                          for scope in ((client, kind), (client, ""), ("", ""))}  # fmt: skip
+        self._totals = self._own(frames.table("totals"))
         self._histograms = self._own(frames.table("histograms"))
         self._extremes = self._own(frames.table("extremes"))
         self._peaks = self._own(frames.table("peaks"))
@@ -87,16 +88,23 @@ class Measured:
     def _quantile(self, p: float) -> Estimate:
         if not self.sections:
             return refused(0, "not recorded")
-        at = bucket_of(int(quantile(list(self.sections.values()), p)))
+        pooled = quantile(list(self.sections.values()), p)
+        at = bucket_of(int(pooled)) if math.isfinite(pooled) else 0
         clusters = [self._clusters[replication].supporting(at) for replication in self.sections]
         return quantile_estimate(list(self.sections.values()), p, clusters, self._window_s)
 
     @cached_property
     def sections(self) -> dict[int, Section]:
-        """Latencies and their counts by replication."""
+        """Latencies and their counts by replication; operations that never finished took for ever."""
         rows = self._histograms[self._histograms["phase"] == TOTAL]
-        return {int(str(replication)): Histogram.from_columns(own["bucket"], own["count"]).weighted()
-                for replication, own in rows.groupby("replication")}  # fmt: skip
+        finished = {int(str(replication)): Histogram.from_columns(own["bucket"], own["count"])
+                    for replication, own in rows.groupby("replication")}  # fmt: skip
+        found: dict[int, Section] = {}
+        for replication, unfinished in zip(self._totals["replication"], self._totals["unfinished"], strict=True):
+            values, counts = finished.get(int(replication), Histogram()).weighted()
+            if unfinished or counts.size:
+                found[int(replication)] = (np.append(values.astype(float), math.inf), np.append(counts, unfinished))
+        return found
 
     @cached_property
     def _clusters(self) -> dict[int, Clusters]:

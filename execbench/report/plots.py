@@ -89,15 +89,19 @@ def latency_plot(results: Frames, cells: pd.DataFrame, client: str, kind: str) -
     arms = _arms(cells)
     colours, styles = palette(arms), dashes(arms)
     data = _histograms(results, cells, client, kind, (TOTAL,))
+    totals = results.table("totals")
+    totals = totals[(totals["client"] == client) & (totals["kind"] == kind)]
+    unfinished = totals.groupby("cell")["unfinished"].sum()
     ends_of_body: list[float] = []
     with drawing(1, 2, 3.6) as (figure, (body, tail)):
         for arm, rows in data.groupby("arm", sort=False):
             counts = rows.groupby("bucket")["count"].sum().sort_index()
             ends = np.array([bounds(int(b))[1] for b in counts.index], dtype=float)
-            done = counts.cumsum().to_numpy() / counts.sum()
+            done = counts.cumsum().to_numpy() / (counts.sum() + unfinished[rows["cell"].unique()].sum())
             line = {"color": colours[str(arm)], "linestyle": styles[str(arm)], "linewidth": 1.5, "label": str(arm)}
             body.step(ends, done, where="post", **line)
-            ends_of_body += [float(ends[np.searchsorted(done, share)]) for share in (0.001, 0.99)]
+            within = np.searchsorted(done[:-1], (0.001, 0.99))  # without the last: 99 % may never be done
+            ends_of_body += ends[within].tolist()
             # The tail begins at 1 and ends with the largest operation: 1/n, then nothing.
             tail.step(ends, np.concatenate([[1.0], 1 - done[:-1]]), where="pre", **line)
         body.set(xscale="log", ylim=(0, 1), xlim=(min(ends_of_body) / 1.2, max(ends_of_body) * 1.2))
@@ -191,9 +195,9 @@ def _arms(cells: pd.DataFrame) -> list[str]:
 def _histograms(
     results: Frames, cells: pd.DataFrame, client: str, kind: str, phases: Iterable[str] = ()
 ) -> pd.DataFrame:
-    """Return the histograms of these cells with their arm, in the order of the cells."""
-    data = results.table("histograms")
-    data = data[(data["client"] == client) & (data["kind"] == kind) & data["cell"].isin(cells["cell"])]
+    """Return the histograms of these cells with their arm, in the order of the cells; of those in a steady state."""
+    data, steady = results.table("histograms"), cells[cells["growth"] == 0]
+    data = data[(data["client"] == client) & (data["kind"] == kind) & data["cell"].isin(steady["cell"])]
     if phases := list(phases):
         data = data[data["phase"].isin(phases)]
     arm_of: Mapping[Any, Any] = dict(zip(cells["cell"], cells["arm"], strict=True))

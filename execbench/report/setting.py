@@ -83,7 +83,8 @@ def setting_of(results: Frames) -> Setting:
     """Return the setting of the study behind `results`."""
     specs = [json.loads(text) for text in results.cells["spec"].dropna().unique()]
     run = [spec["run"] for spec in specs]
-    clients = {name: client for spec in specs for name, client in spec["workload"]["clients"].items()}
+    clients = {(name, is_open(client)): client
+               for spec in specs for name, client in spec["workload"]["clients"].items()}  # fmt: skip
     study, replications = results.study, results.table("replications")
     return Setting(
         workload=specs[0]["workload"]["name"],
@@ -97,9 +98,9 @@ def setting_of(results: Frames) -> Setting:
         warmup_ns=max(int(r["warmup"]) for r in run),
         seed=int(run[0]["seed"]),
         replications=int(replications.groupby("cell").size().max() if len(replications) else 0),
-        loops=tuple(loop_words(name, client) for name, client in clients.items()),
+        loops=tuple(loop_words(name, client) for (name, _), client in clients.items()),
         data=_unique(_data_words(key, entry) for spec in specs for key, entry in spec["workload"]["data"].items()),
-        costs=_costs(specs, set(clients)),
+        costs=_costs(specs, {name for name, _ in clients}),
         command=str(study.get("command", "")),
         expected=str(study.get("expect", {}).get("reading", "") if isinstance(study.get("expect"), Mapping) else ""),
     )

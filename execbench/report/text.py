@@ -46,12 +46,13 @@ EFFECTS = (
     Field(("asked", "reserved", "waste")),
     Field(("leaves_4k", "leaves_2m")),
 )
+ARRIVING = (*SPEED[:-1], Field(("queue", "service")), SPEED[-1])  # what arrives in an open loop waits for its client
 DEFERRED = (
     *(field for field in SPEED if field.names != ("throughput",)),
     Field(("rounds", "flushes")),
 )
 SWEPT = ("p50", "p99", "api_share", "rounds", "interruptions", "stolen")  # what a study with an axis shows in text
-FAMILIES = (("p50", "p90", "p99", "largest"), ("asked", "reserved", "waste"))
+FAMILIES = (("p50", "p90", "p99", "largest"), ("queue", "service"), ("asked", "reserved", "waste"))
 
 
 def render(frame: pd.DataFrame, setting: Setting, width: int | None = None, said: Sequence[str] = ()) -> str:
@@ -73,15 +74,16 @@ def show(frame: pd.DataFrame, setting: Setting, console: Console, said: Sequence
     from rich.text import Text
 
     swept = frame["point"].nunique() > 1
-    for (client, kind), rows in frame.groupby(["client", "kind"], sort=False) if swept else ():
+    for (client, kind, loop), rows in frame.groupby(["client", "kind", "loop"], sort=False) if swept else ():
         if inside_api(rows) and rows["mode"].iloc[0] == "sync":
-            _show_sweep(rows, f"{client} {kind}", console)
+            _show_sweep(rows, f"{client} {kind} ({loop} loop{_since(rows)})", console)
     for (point, client, kind), rows in () if swept else frame.groupby(["point", "client", "kind"], sort=False):
         if not inside_api(rows):
             continue
         console.print(Text(heading(str(point), str(client), str(kind), rows)), style="bold")
         deferred = rows["mode"].iloc[0] == "deferred"
-        for table in _tables(rows, (DEFERRED,) if deferred else (SPEED, EFFECTS), console):
+        speed = ARRIVING if rows["since"].iloc[0] == "arrival" else SPEED
+        for table in _tables(rows, (DEFERRED,) if deferred else (speed, EFFECTS), console):
             console.print(table)
             console.print()
         for note in notes(rows):
@@ -112,6 +114,8 @@ def _show_sweep(rows: pd.DataFrame, what: str, console: Console) -> None:
             console.print(_points_table(rows, name, points[:fitting], units, console))
             console.print()
             points = points[fitting:]
+    for note in unsteady(rows):
+        console.print(Text(note), style="dim")
 
 
 def _points_table(
@@ -139,7 +143,28 @@ def heading(point: str, client: str, kind: str, rows: pd.DataFrame) -> str:
     least = f", at least {measured.min():,} operations per arm" if len(measured) else ""
     at = f", {point}" if point else ""
     how = "deferred: nobody waits" if rows["mode"].iloc[0] == "deferred" else f"{rows['loop'].iloc[0]} loop"
-    return f"{client} {kind}{at} ({how}{least})".strip()
+    return f"{client} {kind}{at} ({how}{_since(rows)}{least})".strip()
+
+
+def _since(rows: pd.DataFrame) -> str:
+    return ", from the intended arrival" if rows["since"].iloc[0] == "arrival" else ""
+
+
+def unsteady(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield which arms have no latencies because their backlog grows, and by how much, if there are any."""
+    arms = [f"{row['arm']}{', ' * bool(row['point'])}{row['point']} (+{number(row['growth'])} op/s)"
+            for row in records(rows) if row["growth"]]  # fmt: skip
+    if arms:
+        yield f"no steady state, the backlog grows, hence no latencies: {'; '.join(arms)}"
+
+
+def few_cycles(rows: pd.DataFrame) -> str:
+    """Say which slow processes turned too seldom in the window to be in the latencies of which arms; '' if none."""
+    arms: dict[str, list[str]] = {}
+    for row in records(rows):
+        if row["few_cycles"] and row["mode"] == "sync":
+            arms.setdefault(row["few_cycles"], []).append(str(row["arm"]))
+    return "; ".join(f"{words} with {', '.join(names)}" for words, names in arms.items())
 
 
 def notes(rows: pd.DataFrame) -> Iterator[str]:
@@ -149,8 +174,11 @@ def notes(rows: pd.DataFrame) -> Iterator[str]:
             yield f"n/a {row['arm']}: {row['refused']}"
         elif row["outcome"]:
             yield f"{row['arm']}: {row['outcome']}"
+    yield from unsteady(rows)
+    if few := few_cycles(rows):
+        yield f"few cycles: {few}"
     said: dict[str, list[str]] = {}
-    for row in records(rows[rows["refused"] == ""]):
+    for row in records(rows[(rows["refused"] == "") & (rows["growth"] == 0)]):
         for name, column in BY_NAME.items():
             for reason in reasons(estimate_of(row, name)):
                 said.setdefault(reason, []).append(f"{column.title} of {row['arm']}")

@@ -49,6 +49,12 @@ class Chain:
     rates: Rates
     pi: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        """ValueError if an interrupt, which a masked state does not let in, would leave the CPU in one."""
+        for state in self.states:
+            if not state.masked and self.states[state.after_interrupt].masked:
+                raise ValueError(f"an interrupt of {state.name} cannot lead into a masked state")
+
     @staticmethod
     def from_machine(background: Mapping[str, Any], cost_ns: Callable[[str], int], *, explicit: bool = False) -> Chain:
         """Build the chain of a machine's `[background]`; `cost_ns` gives a named cost (ns). InputError if impossible.
@@ -134,8 +140,13 @@ def _visits(background: Mapping[str, Any], explicit: bool) -> list[_Visit]:
         if after not in states:
             raise InputError(f"{where}.after_interrupt", after, ", ".join(states), did_you_mean(after, states))
         visits.append(_visit(name, given, after, where, explicit))
+    if all(visit.masked for visit in visits):
+        raise InputError(f"{_WHERE}.states", "masked states only", "a state that takes interrupts", "add one")
     for visit in visits:
         target = next(v for v in visits if v.name == visit.after)
+        if target.masked and not visit.masked:
+            where = f"{_WHERE}.states.{visit.name}.after_interrupt"
+            raise InputError(where, visit.after, "a state that takes interrupts", "name the state behind the handler")
         if target is not visit and len(target.start) > 1 and not target.serial:
             raise InputError(
                 f"{_WHERE}.states.{visit.name}.after_interrupt", visit.after, "a state whose visits begin in one phase",

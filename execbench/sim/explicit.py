@@ -104,8 +104,8 @@ class _Cpu:
     """
 
     __slots__ = (
-        "_awaited", "_engine", "_key", "_life", "_passive", "_states", "_visits", "arrives", "ends", "interruptions", "jump_at", "left",
-        "number", "queue", "resume", "seen", "starts", "stolen", "then", "waits", "x",
+        "_awaited", "_engine", "_key", "_life", "_passive", "_states", "_visits", "arrives", "ends", "interruptions",
+        "jump_at", "left", "number", "queue", "resume", "seen", "starts", "stolen", "then", "waits", "x",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, chain: Chain, visits: Visits, number: int) -> None:

@@ -26,7 +26,7 @@ _ANY = -1  # number of the CPUs that have none
 
 _Moves = tuple[tuple[float, bool], ...]
 _Group = tuple[int, int, int, bool, bool, _Moves, int]
-"""(he, x, hs, seen, qs, moves, n): of `n` CPUs, the path is known up to `he`, where the background goes on in state `x`.
+"""(he, x, hs, seen, qs, moves, n): the path of `n` CPUs is known up to `he`, where the background goes on in state `x`.
 
 hs and he: start and end of the last booked handlers. seen: a quiescent state was passed since the grace period began,
 or none is looked for. qs: the present state is quiescent, until the first of `moves` (time, quiescent from then on) or
@@ -55,14 +55,14 @@ class Source(Protocol):
     ) -> None:  # fmt: skip
         """The same, counting apart those that were in no quiescent state up to and including t (nor at the start)."""
 
-    def first_jump(self, cpu: int, x: int, t: int, d: int) -> tuple[float, int]:
-        """Return time and target of the first jump of a CPU that was counted as jumping in (t, d]."""
-
     def jump(self, cpu: int, x: int, at: float, until: float) -> tuple[float, int] | None:
         """Return time and target of the next jump of a CPU in `x` at `at`; None if there is none up to `until`."""
 
     def jumps(self, cpu: int, x: int, n: int, at: int) -> list[tuple[float, int]]:
         """Return time and target of the next jump of each of `n` CPUs in `x` at `at`."""
+
+    def flights(self, cpu: int, x: int, n: int, t: int, d: int) -> list[list[tuple[float, int]]]:
+        """Return times and targets of all jumps in (t, d] of each of `n` CPUs that were counted as jumping there."""
 
 
 class LazyCpus:
@@ -202,6 +202,10 @@ class _Pool:
     def _book(self, kept: list[int], moved: list[int], seen: bool, t: int, d: int, c: int) -> int:
         """Book the handlers of CPUs that were free at t, counted by state; return when the last is done."""
         last = 0
+        if any(moved):
+            for x, n in enumerate(moved):
+                if n:
+                    last = max(last, self._follow(x, n, t, (seen, self._qs[x], ()), d, c, kept))
         for x, n in enumerate(kept):
             if n:
                 if self._masked[x]:
@@ -212,9 +216,6 @@ class _Pool:
                     self.groups.append((done, self._after[x], hs, seen, self._qs[x], (), n))
                 if done > last:
                     last = done
-        if any(moved):
-            for x, n in enumerate(moved):
-                last = max(last, self._follow(x, n, t, (seen, self._qs[x], ()), d, c))
         return last
 
     def _behind(self, x: int, n: int, he: int, seen: bool, d: int, c: int) -> int:
@@ -222,28 +223,25 @@ class _Pool:
         kept, moved = self._blank.copy(), self._blank.copy()
         self._draws.split(self.cpu, {(he, x): n}, he, d, kept, moved)
         known = seen, False, ((he, self._qs[x]),)
-        last = self._follow(x, moved[x], he, known, d, c)
-        n = kept[x]
-        if n and self._masked[x]:
-            return max(last, self._wait(x, n, known, d, c))
-        if n:
+        last = self._follow(x, moved[x], he, known, d, c, None) if moved[x] else 0
+        if kept[x]:  # not masked: no handler leaves a CPU in a masked state
             hs = d + self._wake[x]
-            self.groups.append((hs + c, self._after[x], hs, *known, n))
-            return max(last, hs + c)
+            self.groups.append((hs + c, self._after[x], hs, *known, kept[x]))
+            last = max(last, hs + c)
         return last
 
     def _wait(self, x: int, n: int, known: tuple[bool, bool, _Moves], d: int, c: int) -> int:
         """Book the handlers of CPUs that are masked at d, in state `x`, behind the end of their masked windows."""
         seen, qs, before = known
+        masked = self._masked
         last = 0
-        for step in self._draws.jumps(self.cpu, x, n, d):
-            at, y = step
+        for at, y in self._draws.jumps(self.cpu, x, n, d):
             moves = before
-            while self._masked[y]:
+            while masked[y]:
                 moves = (*moves, (at, self._qs[y]))
-                following = self._draws.jump(self.cpu, y, at, math.inf)
-                assert following is not None
-                at, y = following
+                step = self._draws.jump(self.cpu, y, at, math.inf)
+                assert step is not None
+                at, y = step
             hs = math.ceil(at)
             done = hs + c
             self.groups.append((done, y, hs, seen, qs, moves, 1))
@@ -251,23 +249,31 @@ class _Pool:
                 last = done
         return last
 
-    def _follow(self, x: int, n: int, t: int, known: tuple[bool, bool, _Moves], d: int, c: int) -> int:
-        """Follow CPUs that leave `x` between t and d jump by jump to d; book their handlers."""
+    def _follow(
+        self, x: int, n: int, t: int, known: tuple[bool, bool, _Moves], d: int, c: int, kept: list[int] | None
+    ) -> int:
+        """Book the handlers of CPUs that leave `x` between t and d, jump by jump.
+
+        Those that are as quiescent all the way as in `x` are like CPUs that were at the end of it all along: they are
+        added to `kept`, if there is such a count.
+        """
         seen, qs, before = known
+        quiescent, masked, wake = self._qs, self._masked, self._wake
         last = 0
-        for _ in range(n):
-            at, y = self._draws.first_jump(self.cpu, x, t, d)
-            moves = (*before, (at, self._qs[y]))
-            while (step := self._draws.jump(self.cpu, y, at, d)) is not None:
-                at, y = step
-                moves = (*moves, (at, self._qs[y]))
-            if self._masked[y]:
+        for path in self._draws.flights(self.cpu, x, n, t, d):
+            y = path[-1][1]
+            if kept is not None and all([quiescent[z] == qs for _, z in path]):
+                kept[y] += 1
+                continue
+            moves = before + tuple([(at, quiescent[z]) for at, z in path])
+            if masked[y]:
                 done = self._wait(y, 1, (seen, qs, moves), d, c)
             else:
-                hs = d + self._wake[y]
+                hs = d + wake[y]
                 done = hs + c
                 self.groups.append((done, self._after[y], hs, seen, qs, moves, 1))
-            last = max(last, done)
+            if done > last:
+                last = done
         return last
 
     def free_at(self, t: int) -> int:
@@ -337,7 +343,4 @@ class _Pool:
 
 def _passed(moves: _Moves, t: int) -> bool:
     """Say whether one of the moves up to t leads into a quiescent state."""
-    for at, quiescent in moves:
-        if quiescent and at <= t:
-            return True
-    return False
+    return any(quiescent and at <= t for at, quiescent in moves)

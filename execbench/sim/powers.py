@@ -18,9 +18,9 @@ __all__ = ["HIGHER", "LOWEST", "Columns", "Powers", "Rates", "cumulative", "tota
 Rates = tuple[tuple[float, ...], ...]
 Columns = list[list[tuple[float, ...]]]
 
-LOWEST = 1024
+LOWEST = 128
 """Values of the lowest digit of a duration in ns."""
-HIGHER = 4096
+HIGHER = 8192
 """Values of each higher digit."""
 _WIDE = 8  # numbers that one pass of a dot product takes
 
@@ -28,8 +28,9 @@ _WIDE = 8  # numbers that one pass of a dot product takes
 class Powers:
     """Rows of exp(Q d) for whole d >= 0 ns, Q given by its rates per ns beside the diagonal.
 
-    The digits of d select one factor from each table: the lowest digit counts single ns up to 1023, the next one
-    multiples of 1024 ns up to 4.2 ms, each further one 4096 times as much. Tables are built when first needed.
+    The digits of d select one factor from each table: the lowest digit counts single ns up to 127 (few, so that they
+    stay in the processor's cache), the next one multiples of 128 ns up to 1.05 ms, each further one 8192 times as much.
+    Tables are built when first needed.
     """
 
     _known: ClassVar[dict[tuple[Rates, frozenset[int]], Powers]] = {}
@@ -44,10 +45,7 @@ class Powers:
         self._pad = [0.0] * (-self.size % _WIDE)
         self._base: NDArray[np.float64] | None = None
         self._tables: list[NDArray[np.float64]] = []
-        self._coarse: dict[int, list[float]] = {}
-        self.second: dict[int, list[float]] = {}
-        """Laws of the second digit that were asked for, by digit * size + state: what `law` returns for level 1."""
-        self._laws: list[dict[int, list[float]]] = []
+        self._laws: list[NDArray[np.float64]] = []
         self._columns: list[dict[int, Columns]] = []
 
     @classmethod
@@ -62,46 +60,39 @@ class Powers:
         """Return P(state j after d ns | state i) for all j, summing to 1 within rounding."""
         high, low = divmod(d, LOWEST)
         if not high:
-            return self.factor(0, low)[i].tolist()
-        row = self.coarse(i, high)
-        return self.times(row, self.columns(0, low)) if low else row
+            row: list[float] = self.factor(0, low)[i].tolist()
+            return row
+        return self.times(self.coarse(i, high), self.columns(0, low))
 
     def coarse(self, i: int, high: int) -> list[float]:
-        """Return the row of state i after `high` times 1024 ns. Not to be changed."""
-        if high < HIGHER:
-            key = high * self.size + i
-            known = self._coarse.get(key)
-            if known is None:
-                known = self._coarse[key] = self.factor(1, high)[i].tolist()
-            return known
-        level, row = 0, None
+        """Return the row of state i after `high` > 0 times 128 ns, filled up for `times`."""
+        high, digit = divmod(high, HIGHER)
+        row: list[float] = []
+        if digit:
+            row = self.factor(1, digit)[i].tolist() + self._pad
+        level = 1
         while high:
             level += 1
             high, digit = divmod(high, HIGHER)
-            if digit:
-                if row is None:
-                    row = self.factor(level, digit)[i].tolist()
-                else:
-                    row = self.times(row, self.columns(level, digit))
-        assert row is not None
+            if digit and row:
+                row = self.times(row, self.columns(level, digit)) + self._pad
+            elif digit:
+                row = self.factor(level, digit)[i].tolist() + self._pad
         return row
 
     def law(self, i: int, level: int, digit: int) -> list[float]:
         """Return the cumulative row of state i in one factor, for bisection with a uniform."""
         while level >= len(self._tables):
             self._grow()
-        key = digit * self.size + i
-        law = self._laws[level].get(key)
-        if law is None:
-            law = self._laws[level][key] = cumulative(self._tables[level][digit, i].tolist())
+        law: list[float] = self._laws[level][digit, i].tolist()
         return law
 
     def factor(self, level: int, digit: int) -> NDArray[np.float64]:
         """Return one factor as a matrix."""
         while level >= len(self._tables):
             self._grow()
-        table: NDArray[np.float64] = self._tables[level][digit]
-        return table
+        factor: NDArray[np.float64] = self._tables[level][digit]
+        return factor
 
     def columns(self, level: int, digit: int) -> Columns:
         """Return the columns of one factor as `times` takes them."""
@@ -119,9 +110,8 @@ class Powers:
         return [[tuple(column[start : start + _WIDE]) for column in padded] for start in starts]
 
     def times(self, row: list[float], columns: Columns) -> list[float]:
-        """Return row times matrix, each entry summed in the order of the states."""
-        row = row + self._pad
-        a, b, c, d, e, f, g, h = row[:_WIDE]
+        """Return a row, filled up to whole bands, times a matrix; each entry is summed in the order of the states."""
+        a, b, c, d, e, f, g, h = row if len(row) == _WIDE else row[:_WIDE]
         out = [a * p + b * q + c * r + d * s + e * t + f * u + g * v + h * w for p, q, r, s, t, u, v, w in columns[0]]
         for band in range(1, len(columns)):
             a, b, c, d, e, f, g, h = row[band * _WIDE : (band + 1) * _WIDE]
@@ -134,8 +124,13 @@ class Powers:
     def _grow(self) -> None:
         radix = HIGHER if self._tables else LOWEST
         table, self._base = _all_powers(_one_ns(self._q) if self._base is None else self._base, radix)
-        self._tables.append(np.ascontiguousarray(table.transpose(1, 2, 0)))
-        self._laws.append(self.second if len(self._tables) == 2 else {})
+        rows = np.ascontiguousarray(table.transpose(1, 2, 0))
+        laws = rows.copy()
+        for j in range(1, self.size):
+            laws[:, :, j] += laws[:, :, j - 1]
+        laws[:, :, -1] = 1.0
+        self._tables.append(rows)
+        self._laws.append(laws)
         self._columns.append({})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect, bisect_left
 from itertools import accumulate
-from operator import mul
+from operator import mul, sub
 from typing import TYPE_CHECKING
 
 from execbench.sim import portable
@@ -24,30 +24,40 @@ __all__ = ["Draws", "Groups", "binomial"]
 Groups = dict[tuple[int, int], int]
 """How many CPUs went on from (time, state)."""
 
-_FEW = 5  # CPUs up to which a state is drawn digit by digit, without multiplying the factors
+_LOW_BITS = LOWEST.bit_length() - 1
+_KEPT = 1 << 12  # laws that are remembered
 _MANY = 160  # CPUs from which counts are drawn as binomials
 _SMALL = 16.0  # expected count below which a binomial is inverted from zero
 
 
 class _Arrivals:
-    """Laws of (state at t, no jump during the flight that follows) over the lowest digit of a gap, for one flight."""
+    """Laws of (state after a gap, no jump during the flight that follows), for one length of the flight."""
 
     def __init__(self, chain: Chain, flight: int) -> None:
         self._powers = chain.powers
         self._size = len(chain.states)
-        self.stay = [portable.exp(-min(rate * flight, 700.0)) for rate in chain.leave]
-        self.laws: dict[int, list[float]] = {}  # by low * size + state
         self._columns: dict[int, Columns] = {}
+        self._closed = not flight
+        self.stay = [portable.exp(-min(rate * flight, 700.0)) for rate in chain.leave]
+        self.odds = [(1.0 - stay) / stay for stay in self.stay]
+        self.laws: dict[int, list[float]] = {}
+        """What `law` was asked for lately: rounds of one operation follow each other after equal gaps."""
 
     def law(self, key: int) -> list[float]:
-        """Return the running sums of P(state, no jump) by low * size + state before; what is missing to 1 jumps."""
-        low, x = divmod(key, self._size)
-        law = list(accumulate(map(mul, self._powers.factor(0, low)[x].tolist(), self.stay)))
-        self.laws[key] = self.closed(law)
+        """Return the running sums of P(state, no jump), key = gap * size + state before; what is missing to 1 jumps."""
+        gap, x = divmod(key, self._size)
+        high, low = divmod(gap, LOWEST)
+        if high:
+            row = self._powers.times(self._powers.coarse(x, high), self.columns(low))
+        else:
+            row = list(map(mul, self._powers.factor(0, low)[x].tolist(), self.stay))
+        if len(self.laws) >= _KEPT:
+            self.laws.clear()
+        law = self.laws[key] = self.closed(row)
         return law
 
     def columns(self, low: int) -> Columns:
-        """Return the same factor as columns, for a row that is known up to the lowest digit."""
+        """Return the factor of the lowest digit as columns, times what does not jump."""
         columns = self._columns.get(low)
         if columns is None:
             factor = self._powers.factor(0, low).T.tolist()
@@ -55,9 +65,10 @@ class _Arrivals:
             columns = self._columns[low] = self._powers.in_bands(folded)
         return columns
 
-    def closed(self, law: list[float]) -> list[float]:
-        """Let a law without any jump end at 1, so that every uniform falls inside."""
-        if min(self.stay) == 1.0:
+    def closed(self, row: list[float]) -> list[float]:
+        """Return running sums that end at 1 if nothing can jump, so that every uniform falls inside."""
+        law = list(accumulate(row))
+        if self._closed:
             law[-1] = 1.0
         return law
 
@@ -72,6 +83,8 @@ class Draws:
         self._powers: Powers = chain.powers
         self._size = len(chain.states)
         self._unseen = [not state.qs for state in chain.states]
+        self._order = sorted(range(self._size), key=lambda j: -chain.pi[j])
+        self._order_watching = self._order + [self._size + j for j in self._order]
         self._arrivals: dict[int, _Arrivals] = {}
 
     def initial(self, cpu: int, n: int) -> list[int]:
@@ -86,26 +99,25 @@ class Draws:
     def split(self, cpu: int, groups: Groups, t: int, d: int, kept: list[int], moved: list[int]) -> None:
         """Count the states at t; see Source.split."""
         arrivals = self._arriving(d - t)
-        powers, size, u = self._powers, self._size, self._stream.u
-        near, far = arrivals.laws, powers.second
+        size, u, known = self._size, self._stream.u, arrivals.laws
         for (t0, x), n in groups.items():
-            high, low = divmod(t - t0, LOWEST)
-            if n > _FEW:
-                self._split_many(x, n, high, low, arrivals, kept, moved)
-                continue
-            for _ in range(n):
-                if not high:
-                    start = x
-                elif high < HIGHER:
-                    start = bisect(far.get(high * size + x) or powers.law(x, 1, high), u())
-                else:
-                    start = self._after(x, high)
-                key = low * size + start
-                j = bisect(near.get(key) or arrivals.law(key), u())
+            gap = t - t0
+            law = known.get(gap * size + x)
+            if n > 1:
+                law = law or arrivals.law(gap * size + x)
+                left = self._share(law, n, kept)
+            else:
+                if law is None and gap >= LOWEST:
+                    x, gap = self._after(x, gap >> _LOW_BITS), gap & (LOWEST - 1)
+                    law = known.get(gap * size + x)
+                law = law or arrivals.law(gap * size + x)
+                j = bisect(law, u())
                 if j < size:
                     kept[j] += 1
-                else:
-                    self._leave(powers.row(start, low), 1, arrivals, moved)
+                    continue
+                left = 1
+            if left:
+                self._leave(list(map(mul, _steps(law), arrivals.odds)), left, moved)
 
     def split_watching(
         self, cpu: int, groups: Groups, t: int, d: int,
@@ -118,24 +130,18 @@ class Draws:
             avoiding = self._chain.taboo.row(x, t - t0)
             unseen = [q if free else 0.0 for q, free in zip(avoiding, self._unseen, strict=True)]
             joint = [max(p - q, 0.0) for p, q in zip(every, unseen, strict=True)] + unseen
-            law = arrivals.closed(list(accumulate(map(mul, joint, arrivals.stay * 2))))
+            kept_law = list(map(mul, joint, arrivals.stay * 2))
             cells = [0] * (2 * size)
-            left = self._share(law, n, cells)
+            left = self._share(arrivals.closed(kept_law), n, cells)
             for j in range(size):
                 kept[j] += cells[j]
                 kept_unseen[j] += cells[size + j]
             if left:
                 cells = [0] * (2 * size)
-                self._leave(joint, left, arrivals, cells)
+                self._leave(list(map(mul, kept_law, arrivals.odds * 2)), left, cells)
                 for j in range(size):
                     moved[j] += cells[j]
                     moved_unseen[j] += cells[size + j]
-
-    def first_jump(self, cpu: int, x: int, t: int, d: int) -> tuple[float, int]:
-        """Return time and target of the first jump after t of a CPU in `x` that is known to jump before d."""
-        jumps = 1.0 - self._arriving(d - t).stay[x]
-        at = t - portable.log(1.0 - self._stream.u() * jumps) / self._chain.leave[x]
-        return min(at, float(d)), bisect(self._chain.jump[x], self._stream.u())
 
     def jump(self, cpu: int, x: int, at: float, until: float) -> tuple[float, int] | None:
         """Return time and target of the next jump of a CPU in `x` at `at`, or None if it is still there at `until`."""
@@ -150,6 +156,26 @@ class Draws:
         e, u, rate, law = self._stream.e, self._stream.u, self._chain.leave[x], self._chain.jump[x]
         return [(at + e() / rate, bisect(law, u())) for _ in range(n)]
 
+    def flights(self, cpu: int, x: int, n: int, t: int, d: int) -> list[list[tuple[float, int]]]:
+        """Return all jumps in (t, d] of each of `n` CPUs in `x` at t that jump at least once.
+
+        The remainder of an exponential variate by the length of the flight has the law of one that is shorter.
+        """
+        e, u, leave, jump = self._stream.e, self._stream.u, self._chain.leave, self._chain.jump
+        flight = d - t
+        paths = []
+        for _ in range(n):
+            at = t + e() / leave[x] % flight
+            y = bisect(jump[x], u())
+            path = [(at, y)]
+            at += e() / leave[y]
+            while at <= d:
+                y = bisect(jump[y], u())
+                path.append((at, y))
+                at += e() / leave[y]
+            paths.append(path)
+        return paths
+
     def _arriving(self, flight: int) -> _Arrivals:
         arrivals = self._arrivals.get(flight)
         if arrivals is None:
@@ -157,7 +183,9 @@ class Draws:
         return arrivals
 
     def _after(self, x: int, high: int) -> int:
-        """Draw the state `high` times 1024 ns after `x`, digit by digit."""
+        """Draw the state `high` times 128 ns after `x`, digit by digit."""
+        if high < HIGHER:
+            return bisect(self._powers.law(x, 1, high), self._stream.u())
         level = 0
         while high:
             level += 1
@@ -166,54 +194,61 @@ class Draws:
                 x = bisect(self._powers.law(x, level, digit), self._stream.u())
         return x
 
-    def _split_many(
-        self, x: int, n: int, high: int, low: int, arrivals: _Arrivals, kept: list[int], moved: list[int]
-    ) -> None:
-        if high:
-            law = list(accumulate(self._powers.times(self._powers.coarse(x, high), arrivals.columns(low))))
-            arrivals.closed(law)
-        else:
-            key = low * self._size + x
-            law = arrivals.laws.get(key) or arrivals.law(key)
-        left = self._share(law, n, kept)
-        if left:
-            self._leave(self._powers.row(x, high * LOWEST + low), left, arrivals, moved)
-
-    def _leave(self, row: list[float], n: int, arrivals: _Arrivals, moved: list[int]) -> None:
+    def _leave(self, weights: list[float], n: int, moved: list[int]) -> None:
         """Count `n` CPUs that jump during the flight by their state before it."""
-        stay = arrivals.stay * (len(row) // self._size)
-        law = list(accumulate(p * (1.0 - s) for p, s in zip(row, stay, strict=True)))
+        law, u = list(accumulate(weights)), self._stream.u
         for _ in range(n):
-            moved[bisect(law, self._stream.u() * law[-1])] += 1
+            moved[bisect(law, u() * law[-1])] += 1
 
     def _share(self, law: list[float], n: int, cells: list[int]) -> int:
         """Count `n` CPUs by the running sums of their law; return how many fall behind its end."""
-        size = len(law)
-        first, done = 0, 0.0
-        while n >= _MANY and first < size:
-            upto = law[first]
-            if upto > done:
-                k = binomial(n, min((upto - done) / (1.0 - done), 1.0), self._stream.u())
-                cells[first] += k
-                n -= k
-                done = upto
-            first += 1
-        if not n:
-            return 0
+        if n >= _MANY:
+            return self._share_many(law, n, cells)
         us = self._stream.us(n)
-        if first:
-            rest = 1.0 - done
-            us = [done + u * rest for u in us]
-            law = law[first:]
         us.sort()
         below = 0
-        for j, upto in enumerate(law, first):
-            upto_here = bisect_left(us, upto, below)
-            cells[j] += upto_here - below
-            if upto_here == n:
+        for j, upto in enumerate(law):
+            end = bisect_left(us, upto, below)
+            cells[j] += end - below
+            if end == n:
                 return 0
-            below = upto_here
+            below = end
         return n - below
+
+    def _share_many(self, law: list[float], n: int, cells: list[int]) -> int:
+        """Take the cells that are large in equilibrium off as binomials, until few CPUs are left."""
+        weights = _steps(law)
+        order = self._order if len(law) == self._size else self._order_watching
+        closed, mass = law[-1] == 1.0, 1.0
+        for position, j in enumerate(order):
+            if n < _MANY:
+                break
+            weight = weights[j]
+            if weight >= mass or (closed and j == order[-1]):
+                k = n
+            else:
+                k = binomial(n, weight / mass, self._stream.u())
+            cells[j] += k
+            n -= k
+            mass -= weight
+        else:
+            return n
+        if not n:
+            return 0
+        rest = order[position:]
+        rest_law = list(accumulate([weights[j] / mass for j in rest]))
+        if closed:
+            rest_law[-1] = 1.0
+        counts = [0] * len(rest)
+        behind = self._share(rest_law, n, counts)
+        for j, count in zip(rest, counts, strict=True):
+            cells[j] += count
+        return behind
+
+
+def _steps(law: list[float]) -> list[float]:
+    """Return the steps of running sums."""
+    return [law[0], *map(sub, law[1:], law)]
 
 
 def binomial(n: int, p: float, u: float) -> int:

@@ -24,7 +24,8 @@ ARMS = ("module_alloc", "bpf_prog_pack", "execmem", "alloc-write-map", "rw-inpla
 STATUS = ("retired", "shipped", "shipped", "proposed", "proposed", "proposed", "proposed")
 MEDIANS = (620e3, 312e3, 355e3, 410e3, 331e3, 333e3, 9.4e6)
 PHASES = {"copy": 0.02, "verify": 0.55, "jit": 0.18, "alloc": 0.06, "write": 0.05, "finalize": 0.1, "publish": 0.04}
-TABLES = ("cells", "replications", "metrics", "histograms", "counters", "cpus", "disturbance", "extremes", "peaks")
+TABLES = ("cells", "replications", "metrics", "totals", "histograms", "counters", "cpus", "disturbance", "extremes",
+          "peaks")  # fmt: skip
 MEMORY = {
     "asked_bytes": 1.9e6,
     "reserved_bytes": 3.4e6,
@@ -98,6 +99,8 @@ def _replication(rows: dict[str, list[dict[str, Any]]], rng: np.random.Generator
     latency = (median * np.exp(rng.normal(rng.normal(0, 0.01), 0.9, n))).astype(np.int64)
     rows["replications"].append({**key, "outcome": "ok", "detail": "", "operations": n, "events": 9 * n, "draws": 4 * n,
                                  "digest": f"{r:032x}"})  # fmt: skip
+    rows["totals"] += [{**mine, "kind": kind, "operations": n, "unfinished": 0, "in_system_half": 2, "in_system_end": 2}
+                       for kind in ("free", "load")]  # fmt: skip
     free = {"queue": 0.4, "bpf_jit_free": 0.5, "bpf_prog_free": 0.1}
     for kind, phases in (("free", free), ("load", PHASES)):
         for phase, share in [("total", 1.0), *phases.items()]:
@@ -109,7 +112,8 @@ def _replication(rows: dict[str, list[dict[str, Any]]], rng: np.random.Generator
     others = rounds * (cpus - 1)
     total = float(latency.sum())
     scalar = {"throughput": n / 4.5, "latency_sum": total, "api_sum": total * (0.21 + 0.01 * number),
-              "rounds_per_op": rounds, "flushes_per_op": rounds * 0.9}  # fmt: skip
+              "rounds_per_op": rounds, "flushes_per_op": rounds * 0.9, "queue_mean": total / n * 0.1,
+              "service_mean": total / n * 0.9}  # fmt: skip
     machine_wide = MEMORY | {"interruptions_loader": 0.0, "interruptions_passive": others * 0.97 * n,
                              "stolen_ns_passive": others * 1430.0 * n}  # fmt: skip
     rows["metrics"].append({**mine, "kind": "free", "metric": "api_share_free", "unit": "1", "value": 0.2, "n": n})

@@ -71,7 +71,7 @@ def test_terminal_has_colour_and_lines(compared):
 
 def test_sweep_shows_one_table_per_figure(swept):
     text = render(*swept[1:])
-    assert "bpf load: p50 [us]" in text
-    assert "bpf load: interrupts" in text
+    assert "bpf load (closed loop): p50 [us]" in text
+    assert "bpf load (closed loop): interrupts" in text
     assert max(map(len, text.splitlines())) <= 78
     assert "(x86_64, 2, 64, 256 CPUs)" in " ".join(text.split())

@@ -112,7 +112,8 @@ class Bench:
 
     def load(self, k: Kernel, program: Program) -> Proc[Loaded]:
         """Load a program."""
-        return self.loader.load(k, program, len(self.recorder.kept), k.now)
+        operation = Operation("bpf", "load", len(self.recorder.kept), k.now, "sync", self.recorder)
+        return self.loader.load(k, program, operation)
 
     # --- sink of the probe --------------------------------------------------------------------------------------------
 
