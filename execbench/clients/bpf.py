@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from execbench.contract import Image, LockKind, Proc, Region, Request, Setting, TextKind
@@ -126,13 +127,16 @@ class _Run:
         machine.engine.spawn(task.run(self._boot(self.shared.view(task))), 0, task.cpu.key)
 
     def _boot(self, k: Kernel) -> Proc[None]:
-        """Put the steady set in place through the backend's verbs, without verifier or JIT: it was there before."""
+        """Put the steady set in place through the backend's verbs, without verifier or JIT: it was there before.
+
+        As one group, so that an API that waits for a grace period waits once and not past the warm-up.
+        """
         params, stream = self.params, self.setting.stream("client.bpf/boot")
+        programs = [self.programs[int(stream.u() * len(self.programs))] for _ in range(params.loaded)]
+        installed = yield from self.loader.install(k, *programs)
         sets: list[deque[Loaded]] = [deque() for _ in range(params.threads)]
-        for i in range(params.loaded):
-            program = self.programs[int(stream.u() * len(self.programs))]
+        for i, (program, regions) in enumerate(zip(programs, installed, strict=True)):
             pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
-            regions = yield from self.loader.install(k, program)
             sets[i % params.threads].append(Loaded(program, regions, pages))
         yield from k.settle()
         machine = self.shared.machine
@@ -207,7 +211,7 @@ class Loader:
             passes += 1
             k.spend("client.bpf.subprog_fixed", len(program.functions))
         k.spend("client.bpf.jit_insn", program.xlated * passes)
-        regions = yield from self.install(k, program)
+        (regions,) = yield from self.install(k, program)
         k.phase("publish")
         with (yield from k.lock("prog_idr_lock")):
             k.spend("kmalloc")  # bpf_prog_alloc_id: a node of the identifier tree
@@ -227,18 +231,22 @@ class Loader:
         yield from k.vfree_data(tag)
         yield from k.vfree_data(aux)
 
-    def install(self, k: Kernel, program: Program) -> Proc[tuple[Region, ...]]:
-        """The three verbs of the API: one region per function (jit_subprogs), each written and made executable."""
+    def install(self, k: Kernel, *programs: Program) -> Proc[list[tuple[Region, ...]]]:
+        """The three verbs of the API: one region per function (jit_subprogs), each written and made executable.
+
+        Several programs go through as one group; returns the regions of each.
+        """
         setting = self._setting
         k.phase("alloc")
-        requests = [Request(size, TextKind.BPF) for size in program.functions]
+        requests = [Request(size, TextKind.BPF) for program in programs for size in program.functions]
         regions = yield from setting.alloc(k, requests)
         k.phase("write")
         for region in regions:
             yield from setting.write(k, region, Image(region.id, region.size))
         k.phase("finalize")
         yield from setting.finalize(k, regions)
-        return regions
+        rest = iter(regions)
+        return [tuple(islice(rest, len(program.functions))) for program in programs]
 
     # --- close of the last descriptor -------------------------------------------------------------------------------
 

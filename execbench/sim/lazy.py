@@ -262,10 +262,11 @@ class _Pool:
         last = 0
         for path in self._draws.flights(self.cpu, x, n, t, d):
             y = path[-1][1]
-            if kept is not None and all([quiescent[z] == qs for _, z in path]):
+            moves = tuple([(at, quiescent[z]) for at, z in path])
+            if kept is not None and not any(then is not qs for _, then in moves):
                 kept[y] += 1
                 continue
-            moves = before + tuple([(at, quiescent[z]) for at, z in path])
+            moves = before + moves
             if masked[y]:
                 done = self._wait(y, 1, (seen, qs, moves), d, c)
             else:

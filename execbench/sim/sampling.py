@@ -219,23 +219,20 @@ class Draws:
         """Take the cells that are large in equilibrium off as binomials, until few CPUs are left."""
         weights = _steps(law)
         order = self._order if len(law) == self._size else self._order_watching
-        closed, mass = law[-1] == 1.0, 1.0
-        for position, j in enumerate(order):
-            if n < _MANY:
-                break
-            weight = weights[j]
-            if weight >= mass or (closed and j == order[-1]):
+        closed, mass, taken = law[-1] == 1.0, 1.0, 0
+        while n >= _MANY and taken < len(order):
+            j = order[taken]
+            taken += 1
+            if weights[j] >= mass or (closed and taken == len(order)):
                 k = n
             else:
-                k = binomial(n, weight / mass, self._stream.u())
+                k = binomial(n, weights[j] / mass, self._stream.u())
             cells[j] += k
             n -= k
-            mass -= weight
-        else:
+            mass -= weights[j]
+        rest = order[taken:]
+        if not n or not rest:
             return n
-        if not n:
-            return 0
-        rest = order[position:]
         rest_law = list(accumulate([weights[j] / mass for j in rest]))
         if closed:
             rest_law[-1] = 1.0

@@ -18,7 +18,7 @@ from execbench.backends.bpf_prog_pack import BpfProgPack
 from execbench.clients.bpf import Bpf, Loaded, Loader, Program
 from execbench.contract import Proc, Setting
 from execbench.costs import CostTable
-from execbench.kernel.facade import Kernel, Shared
+from execbench.kernel.facade import Kernel, ListenedKernel, Shared
 from execbench.kernel.operation import Operation
 from execbench.kernel.releases import release_from
 from execbench.sim.machine import Machine
@@ -143,7 +143,7 @@ class Recorder:
         return [operation for operation in self.kept if operation.kind == kind]
 
 
-class _TracedKernel(Kernel):
+class _TracedKernel(ListenedKernel):
     """Counts entries of two functions that the model counts by their pokes only."""
 
     __slots__ = ()
