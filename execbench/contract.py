@@ -1,8 +1,8 @@
 """All that backends, clients and recorders share: the verbs under discussion and what a client is given.
 
 A backend is one frozen keyword-only dataclass in one file: its fields are its parameters, its verbs generators of
-kernel primitives, its state whatever `start` returns. Verbs never touch shared state while the plan holds unsettled work:
-acquiring a lock settles, `yield from k.settle()` does nothing else.
+kernel primitives, its state whatever `start` returns. Verbs never touch shared state while the plan holds unsettled
+work: acquiring a lock settles, `yield from k.settle()` does nothing else.
 """
 
 from __future__ import annotations

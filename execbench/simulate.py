@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,12 @@ class World:
     def run(self) -> Replication:
         """Run to the end of the window and the drain; a simulated failure is a named outcome of the record."""
         setting = Setting(
-            self.shared, self.backend, self.state, self.duration, self.warmup, self.drain,
+            self.shared,
+            self.backend,
+            self.state,
+            self.duration,
+            self.warmup,
+            self.drain,
             lambda name: rows_of(data_path(name)),
         )
         outcome, detail = "ok", ""
@@ -105,37 +110,46 @@ class World:
 
 def metrics(world: World) -> dict[str, list[Any]]:
     """Return the tidy scalars of a replication, one row per figure and class of operation."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("metric", "client", "kind", "unit", "value", "n")}
+    rows = [*_of_operations(world), *_of_the_machine(world)]
+    names = ("metric", "client", "kind", "unit", "value", "n")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
-    def add(metric: str, client: str, kind: str, unit: str, value: float, n: int) -> None:
-        for column, item in zip(columns.values(), (metric, client, kind, unit, float(value), n), strict=True):
-            column.append(item)
 
+_Row = tuple[str, str, str, str, float, int]
+
+
+def _of_operations(world: World) -> Iterator[_Row]:
+    """Yield what each class of operations did in the window."""
     seconds = (world.duration - world.warmup) / 1e9
-    groups = world.observer.stolen()
-    for client, kind, of in world.recorder.classes():
-        add("throughput", client, kind, "op/s", of.completed / seconds, of.completed)
-        add("unfinished", client, kind, "1", of.unfinished, of.cohort + of.unfinished)
-        if not of.cohort:
-            continue
+    for of_client, kind, of in world.recorder.classes():
+        yield "throughput", of_client, kind, "op/s", of.completed / seconds, of.completed
+        yield "unfinished", of_client, kind, "1", float(of.unfinished), of.cohort + of.unfinished
         n = of.cohort
-        add("latency_mean", client, kind, "ns", of.latency_ns / n, n)
-        add("queue_mean", client, kind, "ns", of.queue_ns / n, n)
-        add("service_mean", client, kind, "ns", (of.latency_ns - of.queue_ns) / n, n)
-        add("latency_sum", client, kind, "ns", of.latency_ns, n)
-        add("api_sum", client, kind, "ns", of.api_ns, n)
-        add("api_share" if of.mode == "sync" else "api_share_free", client, kind, "1", of.api_ns / max(of.latency_ns, 1), n)
+        if not n:
+            continue
+        share = "api_share" if of.mode == "sync" else "api_share_free"
+        yield "latency_mean", of_client, kind, "ns", of.latency_ns / n, n
+        yield "queue_mean", of_client, kind, "ns", of.queue_ns / n, n
+        yield "service_mean", of_client, kind, "ns", (of.latency_ns - of.queue_ns) / n, n
+        yield "latency_sum", of_client, kind, "ns", float(of.latency_ns), n
+        yield "api_sum", of_client, kind, "ns", float(of.api_ns), n
+        yield share, of_client, kind, "1", of.api_ns / max(of.latency_ns, 1), n
         for metric, primitive in _PER_OPERATION:
-            add(metric, client, kind, "1", of.counts.get(primitive, 0) / n, n)
-    for group, (cpus, interruptions, stolen) in groups.items():
-        add(f"interruptions_{group}", "", "", "1", interruptions, cpus)
-        add(f"stolen_ns_{group}", "", "", "ns", stolen, cpus)
+            yield metric, of_client, kind, "1", of.counts.get(primitive, 0) / n, n
+
+
+def _of_the_machine(world: World) -> Iterator[_Row]:
+    """Yield what happened to CPUs and memory, and the identities that must hold."""
+    observer, recorder = world.observer, world.recorder
+    for group, (cpus, interruptions, stolen) in observer.stolen().items():
+        yield f"interruptions_{group}", "", "", "1", float(interruptions), cpus
+        yield f"stolen_ns_{group}", "", "", "ns", float(stolen), cpus
     for i, name in enumerate(_MEMORY):
-        add(name, "", "", "1" if "leaves" in name else "bytes", world.observer.memory_mean(i), len(world.observer.samples))
-    add("littles_law_residual", "", "", "ns", world.recorder.littles_residual(), world.recorder.completed)
-    for process, cycles in world.observer.cycles().items():
-        add(f"cycles_{process}", "", "", "1", cycles, cycles)
-    return columns
+        unit = "1" if "leaves" in name else "bytes"
+        yield name, "", "", unit, observer.memory_mean(i), len(observer.samples)
+    yield "littles_law_residual", "", "", "ns", float(recorder.littles_residual()), recorder.completed
+    for process, cycles in observer.cycles().items():
+        yield f"cycles_{process}", "", "", "1", float(cycles), cycles
 
 
 _PER_OPERATION = (

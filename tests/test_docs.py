@@ -118,7 +118,9 @@ def test_every_figure_has_its_estimand() -> None:
 
     text = (DOCS / "estimands.md").read_text(encoding="utf-8")
     source = (PACKAGE / "simulate.py").read_text(encoding="utf-8")
-    metrics = set(re.findall(r'add\("(\w+)"', source)) | set(re.findall(r'^    \("(\w+_per_op)"', source, re.MULTILINE))
+    metrics = set(re.findall(r'yield "(\w+)"', source)) | set(
+        re.findall(r'^    \("(\w+_per_op)"', source, re.MULTILINE)
+    )
     assert len(metrics) >= 12
     quoted = set(_CODE.findall(text))
     assert {column.name for column in COLUMNS} | metrics <= quoted

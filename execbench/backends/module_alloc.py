@@ -33,6 +33,7 @@ class ModuleAlloc:
     support: ClassVar[Support] = Support(
         writable_in_place=True, retired=("6.12", "6.18"), source="mm/vmalloc.c, arch/x86/mm/pat/set_memory.c"
     )
+
     def start(self, k: Shared) -> State:
         """Nothing to set up: the window is the kernel's."""
         return State(k)

@@ -77,7 +77,8 @@ class MachineRecorder:
 
     def tables(self) -> dict[str, Columns]:
         """Return cpus, disturbance, memory and locks."""
-        return {"cpus": self._cpus(), "disturbance": self._disturbance(), "memory": self._memory(), "locks": self._locks()}
+        tables = {"cpus": self._cpus(), "disturbance": self._disturbance()}
+        return tables | {"memory": self._memory(), "locks": self._locks()}
 
     def _cpus(self) -> Columns:
         columns: Columns = {"group": [], "cpus": [], "interruptions": [], "stolen_ns": []}

@@ -26,9 +26,14 @@ _SINCE_EARLIER = -1
 class Background(Protocol):
     """What a CPU needs from the model of passive CPUs (execbench.sim.passive)."""
 
-    def activate(self, t: int, cpu: int) -> int: ...
-    def deactivate(self, t: int, cpu: int, busy_until: int) -> None: ...
-    def send(self, t: int, handler_ns: int, flight_ns: int, round: Round, only: int | None = None) -> None: ...
+    def activate(self, t: int, cpu: int) -> int:
+        """Return the first time at which a task can run on `cpu`, which is active from `t` on."""
+
+    def deactivate(self, t: int, cpu: int, busy_until: int) -> None:
+        """Take `cpu` back at `t`; handlers run on it until `busy_until`."""
+
+    def send(self, t: int, handler_ns: int, flight_ns: int, round: Round, only: int | None = None) -> None:
+        """Enqueue a call on all passive CPUs, or on one."""
 
 
 class Cpu:
@@ -117,7 +122,7 @@ class Cpu:
         return next((w0 for w0, w1 in self.spans if w0 < work < w1), None)
 
     def pass_quietly(self) -> bool:
-        """Settle at once if nothing disturbs the plan and nothing else is due before its end; say whether it is settled.
+        """Settle at once if nothing disturbs the plan and nothing else is due before its end; say whether it did.
 
         The common case of `Task.settle` and `close_plan` together, without their generality.
         """

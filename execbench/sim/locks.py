@@ -51,7 +51,9 @@ class Hold:
         """Nothing to do: the lock is held since the acquire."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Release at this point of the plan."""
         self.lock.release(self)
 

@@ -22,6 +22,7 @@ LOWEST = 128
 """Values of the lowest digit of a duration in ns."""
 HIGHER = 8192
 """Values of each higher digit."""
+_KEPT = 8  # tables of a process, about 10 MB each for 7 states
 _WIDE = 8  # numbers that one pass of a dot product takes
 
 
@@ -45,7 +46,7 @@ class Powers:
         self._pad = [0.0] * (-self.size % _WIDE)
         self._base: NDArray[np.float64] | None = None
         self._tables: list[NDArray[np.float64]] = []
-        self._laws: list[NDArray[np.float64]] = []
+        self._laws: dict[int, NDArray[np.float64]] = {}
         self._columns: list[dict[int, Columns]] = []
 
     @classmethod
@@ -53,6 +54,8 @@ class Powers:
         """Return the tables of this content, the same object for the same content."""
         found = cls._known.get((rates, absorbing))
         if found is None:
+            if len(cls._known) >= _KEPT:
+                del cls._known[next(iter(cls._known))]  # the oldest: a sweep over machines must not fill the memory
             found = cls._known[rates, absorbing] = cls(rates, absorbing)
         return found
 
@@ -82,9 +85,16 @@ class Powers:
 
     def law(self, i: int, level: int, digit: int) -> list[float]:
         """Return the cumulative row of state i in one factor, for bisection with a uniform."""
-        while level >= len(self._tables):
-            self._grow()
-        law: list[float] = self._laws[level][digit, i].tolist()
+        laws = self._laws.get(level)
+        if laws is None:
+            while level >= len(self._tables):
+                self._grow()
+            laws = self._tables[level].copy()
+            for j in range(1, self.size):
+                laws[:, :, j] += laws[:, :, j - 1]
+            laws[:, :, -1] = 1.0
+            self._laws[level] = laws
+        law: list[float] = laws[digit, i].tolist()
         return law
 
     def factor(self, level: int, digit: int) -> NDArray[np.float64]:
@@ -125,12 +135,7 @@ class Powers:
         radix = HIGHER if self._tables else LOWEST
         table, self._base = _all_powers(_one_ns(self._q) if self._base is None else self._base, radix)
         rows = np.ascontiguousarray(table.transpose(1, 2, 0))
-        laws = rows.copy()
-        for j in range(1, self.size):
-            laws[:, :, j] += laws[:, :, j - 1]
-        laws[:, :, -1] = 1.0
         self._tables.append(rows)
-        self._laws.append(laws)
         self._columns.append({})
 
 

@@ -170,7 +170,7 @@ class Rcu:
             self._start()  # the kthread is awake: rcu_gp_init starts the sequence before a waiter just woken can ask
 
     def _wake(self, waiters: list[Task], now: int) -> None:
-        """Wake the latest few from the kthread, the others by a worker behind them (rcu_sr_normal_gp_cleanup: a LIFO)."""
+        """Wake the latest few from the kthread, the others by a worker behind them (rcu_sr_normal_gp_cleanup)."""
         rules = self.rules
         for position, task in enumerate(reversed(waiters), 1):
             worker = rules.worker_ns if position > rules.direct_wakes else 0

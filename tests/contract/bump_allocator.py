@@ -22,7 +22,8 @@ class BumpAllocator:
     def alloc(self, k, s, reqs):
         areas = []
         for req in reqs:
-            areas.append((yield from k.vmalloc_module(pages_of(req.size))))
+            area = yield from k.vmalloc_module(pages_of(req.size))
+            areas.append(area)
         made = tuple(Region(0, a.va, r.size, a.pages * 4096, r.kind, a) for a, r in zip(areas, reqs, strict=True))
         s.live += made
         return made

@@ -393,8 +393,8 @@ def three_rounds(engine: Engine, passive: LazyCpus | ExplicitCpus, out: list[int
 def test_three_rounds_take_equally_long_in_both_models(cpus: int, n: int) -> None:
     """Distances above 0.156 (n = 500) or 0.078 (2,000) are found with a chance of one half, 0.23 and 0.11 with 0.99."""
     name = f"test_three_rounds_take_equally_long_in_both_models/{cpus}/{n}"
-    samples = [latencies(model, f"{name}/{which}", cpus, n) for which, model in MODELS.items()]
-    outcome = permutation_test(*samples, name, alpha=ALPHA)
+    one, other = (latencies(model, f"{name}/{which}", cpus, n) for which, model in MODELS.items())
+    outcome = permutation_test(one, other, name, alpha=ALPHA)
     assert outcome, outcome
 
 

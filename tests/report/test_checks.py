@@ -276,4 +276,4 @@ def test_the_page_lists_the_assumptions_of_the_documentation_and_where_it_is(res
     for path in docs.glob("*.md"):
         assert f"<dt>{path.read_text().splitlines()[0].removeprefix('# ')}</dt>" in html
         assert f"<code>execbench/docs/{path.name}</code>" in html
-    assert "href=\"http" not in html
+    assert 'href="http' not in html

@@ -74,7 +74,7 @@ def _split(k: Kernel) -> Proc[None]:
 
 
 def _collapse(k: Kernel, area: VmArea) -> Proc[None]:
-    """Restore 2M leaves whose 512 pages are alike and contiguous; a second flush if any was (cpa_collapse_large_pages)."""
+    """Restore 2M leaves whose 512 pages are alike and contiguous, with a second flush (cpa_collapse_large_pages)."""
     with (yield from k.lock("cpa_lock")):
         k.spend("cpa_collapse")
         restored = k.text_map.collapse(area)

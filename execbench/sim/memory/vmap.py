@@ -195,7 +195,8 @@ class VmapSpace:
     def check(self) -> None:
         """Raise AssertionError unless holes, busy and lazy areas tile the windows and lazy_pages equals a recount."""
         self._holes.check()
-        equal("lazy pages", self.lazy_pages, sum(a.pages + a.guard for a in self._lazy) + sum(self._unplaced) + self._taken)
+        placed = sum(area.pages + area.guard for area in self._lazy)
+        equal("lazy pages", self.lazy_pages, placed + sum(self._unplaced) + self._taken)
         areas = [*self._busy, *self._lazy, *self._flushing]
         parts = sorted([*self._holes, *((a.va // PAGE, a.end // PAGE) for a in areas)])
         for (_, end), (start, _) in pairwise(parts):
