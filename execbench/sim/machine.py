@@ -39,9 +39,10 @@ class Machine:
         self.streams = streams
         self.probe = Probe()
         self.engine = Engine(merge=run.get("merge", True))
-        self.chain = Chain.from_machine(spec["background"], costs.ns)
+        cpu_model = run.get("cpu_model", "lazy")
+        self.chain = Chain.from_machine(spec["background"], costs.ns, explicit=cpu_model == "explicit")
         restart = self.chain.index(spec["background"]["restart"])
-        module, name = CPU_MODELS[run.get("cpu_model", "lazy")]
+        module, name = CPU_MODELS[cpu_model]
         model = getattr(import_module(module), name)
         self.background: PassiveCpus = model(
             self.engine, self.chain, self.cpus, named, restart, streams.stream("background")

@@ -134,8 +134,7 @@ class Powers:
     def _grow(self) -> None:
         radix = HIGHER if self._tables else LOWEST
         table, self._base = _all_powers(_one_ns(self._q) if self._base is None else self._base, radix)
-        rows = np.ascontiguousarray(table.transpose(1, 2, 0))
-        self._tables.append(rows)
+        self._tables.append(np.ascontiguousarray(table.transpose(1, 2, 0)))
         self._columns.append({})
 
 

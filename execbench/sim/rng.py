@@ -74,6 +74,10 @@ class Stream:
 
     def us(self, n: int) -> list[float]:
         """Return the next `n` uniforms."""
+        i = self._i
+        if i + n <= self._n:
+            self._i = i + n
+            return self._block[i : i + n]
         u = self.u
         return [u() for _ in range(n)]
 

@@ -273,9 +273,9 @@ def test_a_crowd_touched_twice_has_the_same_law(law: dict[Cell, float]) -> None:
     assert crowd.stolen_ns() == 2 * n * HANDLER
     assert sum(count for *_, count in crowd._crowd.groups) == n
     by_kind: dict[tuple[int, int], int] = {}
-    for he, _, hs, seen, *_, count in crowd._crowd.groups:
+    for he, _, hs, passed, *_, count in crowd._crowd.groups:
         if he - hs == HANDLER and (hs - t - FLIGHT in (SHALLOW, DEEP) or hs == t + FLIGHT):
-            cell = first_class(hs - t - FLIGHT), int(seen)
+            cell = first_class(hs - t - FLIGHT), int(passed)
             by_kind[cell] = by_kind.get(cell, 0) + count
     marginal = [0.0] * 4
     for (first, *_), p in law.items():
@@ -454,7 +454,9 @@ class Thawed(lazy._Pool):
     """The handler does not freeze the background: it goes on while the handler runs."""
 
     def thaw(self, t: int) -> None:
-        self.groups = [(hs if t >= he else he, x, hs, *rest) for he, x, hs, *rest in self.groups]
+        self.groups = [
+            (hs if t >= he else he, x, hs, seen, qs, moves, n) for he, x, hs, seen, qs, moves, n in self.groups
+        ]
 
     def send(self, t: int, c: int, d: int) -> int:
         self.thaw(t)
