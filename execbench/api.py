@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from execbench.errors import InputError
 from execbench.store import manifest, parts
 from execbench.store.schema import TABLES
 from execbench.study.expand import Asked, Study, expand
@@ -75,6 +76,8 @@ def verify(directory: str | Path, all: bool = False, workers: int | None = None)
 
 def _computed(study: Study, out: str | Path | None, workers: int | None, restart: bool,
               progress: ProgressCall | None, command: str) -> Results:  # fmt: skip
+    if workers is not None and workers < 1:
+        raise InputError("workers", workers, "None (serial), or at least 1", "leave it out for a serial run")
     root = Path(out) if out is not None else directory_of(study)
     carry_out(study, root, workers=workers, restart=restart, progress=progress, command=command)
     return load(root)

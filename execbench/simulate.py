@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from execbench.contract import Setting
 from execbench.costs import CostTable
-from execbench.errors import Deadlock, SimulatedFailure
+from execbench.errors import Deadlock, PluginError, SimulatedFailure
 from execbench.kernel.facade import Shared
 from execbench.kernel.releases import Release, release_from
 from execbench.record.machine import MachineRecorder
@@ -84,6 +85,10 @@ class World:
             self._check_alive()
         except SimulatedFailure as failure:
             outcome, detail = failure.outcome, failure.detail
+        except Exception as error:
+            if self.spec["backend"].get("plugin") is None:
+                raise
+            raise _blamed(self.spec["backend"]["name"], error) from error
         self.recorder.close(self.machine.engine.now, setting.untaken)
         return Replication(
             outcome=outcome,
@@ -106,6 +111,14 @@ class World:
         tables: Tables = {**self.recorder.tables(), **self.observer.tables()}
         tables["metrics"] = metrics(self)
         return tables
+
+
+def _blamed(name: str, error: Exception) -> PluginError:
+    """Return what a backend from a file did wrong, with the last line of that file on the way to the error."""
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if "plugin" in frame.filename]
+    where = f"plug-in {name}" + (f", line {places[-1].lineno}" if places else "")
+    allowed = "verbs that keep the contract of execbench.contract.Backend"
+    return PluginError(where, f"{type(error).__name__}: {error}", allowed, "see execbench/docs/extending.md")
 
 
 def metrics(world: World) -> dict[str, list[Any]]:

@@ -52,6 +52,11 @@ class BpfProgPack:
     )
     chunk: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse chunks that do not tile a pack."""
+        if self.chunk < 0 or self.chunk & (self.chunk - 1) or self.chunk > 4096:
+            raise ValueError("chunk: 0, or a power of two up to 4096 bytes")
+
     def start(self, k: Shared) -> State:
         """Begin without packs, as at boot."""
         k.declare(PACK_MUTEX)

@@ -92,6 +92,12 @@ class Bpf:
             raise ValueError("loaded: at least one program per thread")
         if self.rate is not None and self.rate <= 0:
             raise ValueError("rate: above 0 loads per second")
+        if self.jit_passes < 1:
+            raise ValueError("jit_passes: at least 1")
+        if self.branchy_factor < 1:
+            raise ValueError("branchy_factor: at least 1")
+        if self.branchy_at <= 0:
+            raise ValueError("branchy_at: above 0")
 
     def computing_threads(self) -> int:
         """Return the threads that need a CPU of their own."""

@@ -60,7 +60,7 @@ class Shared:
         self.rates: dict[str, tuple[int, DrawCost | None]] = {
             name: (costs[name].ps, _spread(costs, name)) for name in costs
         }
-        self._fixed: dict[tuple[str, int], int] = {}
+        self._handlers: dict[tuple[smp.Work, ...], int] = {}
         self.locks: dict[str, Lock] = {}
         for kind in LOCKS.values():
             self.declare(kind)
@@ -75,12 +75,12 @@ class Shared:
         self.locks[kind.name] = lock
         return lock
 
-    def fixed_ns(self, cost: str, n: int = 1) -> int:
-        """Return the median cost of `n` units (ns): what a handler takes, whose spread the background gives."""
-        key = (cost, n)
-        ns = self._fixed.get(key)
+    def handler_ns(self, work: tuple[smp.Work, ...]) -> int:
+        """Return what an interrupt handler with `work` takes (ns): medians, whose spread the background gives."""
+        ns = self._handlers.get(work)
         if ns is None:
-            ns = self._fixed[key] = self.costs.ns(cost, n)
+            ns = self.costs.ns("ipi_handler") + sum(self.costs.ns(cost, n) for cost, n in work)
+            self._handlers[work] = ns
         return ns
 
     def view(self, task: Task) -> Kernel:

@@ -43,6 +43,25 @@ class Release:
     """sizeof(struct bpf_insn_aux_data), one per instruction, vzalloc'ed for the verifier (kernel/bpf/verifier.c)."""
     source: str
 
+    def __post_init__(self) -> None:
+        """Refuse rules that no kernel could have."""
+        rules = {
+            "module_window": (self.module_window >= 16 * MIB, "at least 16MiB"),
+            "pack_bytes": (self.pack_bytes >= 4096 and self.pack_bytes % 4096 == 0, "whole pages"),
+            "pack_chunk": (0 < self.pack_chunk <= 4096 and not self.pack_chunk & (self.pack_chunk - 1),
+                           "a power of two up to 4096 bytes"),
+            "poke_batch": (self.poke_batch >= 1, "at least 1"),
+            "flush_ceiling": (self.flush_ceiling >= 0, "0 or more"),
+            "direct_wakes": (self.direct_wakes >= 0, "0 or more"),
+            "jiffies_till_first_fqs": ((self.jiffies_till_first_fqs or 0) >= 0, "0 or more"),
+            "jiffies_till_next_fqs": ((self.jiffies_till_next_fqs or 0) >= 0, "0 or more"),
+            "lazy_max_pages": ((self.lazy_max_pages or 0) >= 0, "0 or more"),
+            "aux_bytes": (self.aux_bytes >= 0, "0 or more"),
+        }  # fmt: skip
+        for name, (holds, allowed) in rules.items():
+            if not holds:
+                raise InputError(f"kernel.{name}", getattr(self, name), allowed, f"correct {name}")
+
     def fqs_jiffies(self, first: bool, hz: int, cpus: int) -> int:
         """Return the jiffies until the first (or next) force-quiescent-state scan."""
         fixed = self.jiffies_till_first_fqs if first else self.jiffies_till_next_fqs

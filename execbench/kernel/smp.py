@@ -29,8 +29,7 @@ def on_each_cpu(k: Kernel, why: str, *work: Work) -> Proc[None]:
         k.spend("ipi_enqueue", others)
         yield from task.settle()
         begin = k.now
-        handler_ns = shared.fixed_ns("ipi_handler") + sum(shared.fixed_ns(cost, n) for cost, n in work)
-        round_ = shared.interrupts.send(cpu, handler_ns, k.draw("ipi_flight"))
+        round_ = shared.interrupts.send(cpu, shared.handler_ns(work), k.draw("ipi_flight"))
     cpu.mask()
     for cost, n in work:
         k.spend(cost, n)

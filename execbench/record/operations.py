@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
-from heapq import heappush, heappushpop
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import nlargest
 from typing import Any
 
 import numpy as np
 
 from execbench.kernel.operation import Operation
-from execbench.record.histogram import SUB_BITS, bucket_of
+from execbench.record.histogram import Ints, buckets_of
 
 _MASK = (1 << 63) - 1
 _EXTREMES = 8
+_SLICE = 512  # finished operations of one class that are booked together
 PEAK_BINS = 1024
 """Bins of the window whose largest latency is kept: enough to count clusters of exceedances of any quantile."""
 
@@ -31,7 +32,7 @@ class _Class:
 
     __slots__ = (
         "api_ns", "blamed_ns", "checksum", "cohort", "completed", "counts", "extremes", "histograms", "in_system_end",
-        "in_system_half", "index", "latency_ns", "mode", "peaks", "plans", "queue_ns", "unfinished", "units",
+        "in_system_half", "index", "latency_ns", "mode", "peaks", "pending", "queue_ns", "unfinished", "units",
     )  # fmt: skip
 
     def __init__(self, mode: str, index: int) -> None:
@@ -44,16 +45,24 @@ class _Class:
         self.histograms: dict[str, dict[int, int]] = {}
         self.extremes: list[tuple[int, int, int]] = []
         self.peaks: dict[int, int] = {}
-        self.plans: dict[tuple[str, ...], list[tuple[dict[int, int], bool]]] = {}
+        self.pending: list[Operation] = []  # finished and not booked yet
 
-    def histogram(self, phase: str) -> dict[int, int]:
-        """Return the histogram of a phase, made on first use."""
-        return self.histograms.setdefault(phase, {})
+    def book(self, phase: str, ns: Ints) -> None:
+        """Add times to the histogram of a phase."""
+        histogram = self.histograms.setdefault(phase, {})
+        buckets, counts = np.unique(buckets_of(ns), return_counts=True)
+        for bucket, count in zip(buckets.tolist(), counts.tolist(), strict=True):
+            histogram[bucket] = histogram.get(bucket, 0) + count
 
-    def plan(self, names: tuple[str, ...], api: frozenset[str]) -> list[tuple[dict[int, int], bool]]:
-        """Return, for a sequence of phases, each one's histogram and whether it is inside the API; names are unique."""
-        plan = self.plans[names] = [(self.histogram(name), name in api) for name in names]
-        return plan
+    def remember(self, number: Ints, due: Ints, latency: Ints, place: Ints) -> None:
+        """Keep the worst operations, and the largest latency of each bin."""
+        ns = latency.tolist()
+        worst = zip(ns, number.tolist(), due.tolist(), strict=True)
+        self.extremes = nlargest(_EXTREMES, [*self.extremes, *worst])
+        peaks = self.peaks
+        for at, largest in zip(place.tolist(), ns, strict=True):
+            if largest > peaks.get(at, -1):
+                peaks[at] = largest
 
 
 class OperationRecorder:
@@ -75,39 +84,68 @@ class OperationRecorder:
 
     def begun(self, operation: Operation, at: int) -> None:
         """An operation began at `at`."""
-        self._area += self.duration - self._clip(at)
+        self._area += self.duration - (at if self.warmup <= at <= self.duration else self._clip(at))
 
     def finished(self, operation: Operation) -> None:
-        """Every stamp of an operation is certain."""
+        """Every stamp of an operation is certain: it will be booked with others of its class."""
         del self._live[id(operation)]
         self.completed += 1
-        begin, end = operation.times[0], operation.times[-1]
-        self._area -= self.duration - self._clip(end)
-        self._overlap += self._clip(end) - self._clip(begin)
-        due = operation.due
-        of = self._class(operation.client, operation.kind, operation.mode)
-        if self.warmup <= end < self.duration:
-            of.completed += 1
-        if due < self._half <= end:
-            of.in_system_half += 1
-        if due < self.duration <= end:
-            of.in_system_end += 1
-        if not self.warmup <= due < self.duration:
+        of = self._class(operation)
+        of.pending.append(operation)
+        if len(of.pending) == _SLICE:
+            self._book(of)
+
+    def _book(self, of: _Class) -> None:
+        """Book the operations that have finished since the last time: arrays, for it is done for every operation."""
+        operations, of.pending = of.pending, []
+        if not operations:
             return
-        of.cohort += 1
-        latency = end - due
-        of.latency_ns += latency
-        of.blamed_ns += operation.blamed_ns
-        api = operation.blamed_ns + self._phases(of, operation)
-        of.api_ns += api
-        _book(of.histogram("total"), latency)
-        if begin != due:
-            of.queue_ns += begin - due
-            _book(of.histogram("queue"), begin - due)
-        self._remember(of, operation, latency)
+        due, begin, end = _ints([(op.due, op.begin, op.end) for op in operations])
+        started, ended = (np.clip(at, self.warmup, self.duration) for at in (begin, end))
+        self._area -= int((self.duration - ended).sum())
+        self._overlap += int((ended - started).sum())
+        of.completed += int(((end >= self.warmup) & (end < self.duration)).sum())
+        of.in_system_half += int(((due < self._half) & (end >= self._half)).sum())
+        of.in_system_end += int(((due < self.duration) & (end >= self.duration)).sum())
+        by_phases: dict[tuple[str, ...], list[Operation]] = {}
+        for op in operations:
+            if self.warmup <= op.due < self.duration:
+                by_phases.setdefault(tuple(op.names), []).append(op)
+        for names, cohort in by_phases.items():
+            self._book_cohort(of, names, cohort)
+
+    def _book_cohort(self, of: _Class, names: tuple[str, ...], operations: list[Operation]) -> None:
+        """Book operations of the window that went through the same phases, whose names are unique."""
+        number, due, api = _ints([(op.number, op.due, op.blamed_ns) for op in operations])
+        times = _ints([op.times for op in operations])
+        begin, latency = times[0], times[-1] - due
+        of.cohort += len(operations)
+        of.latency_ns += int(latency.sum())
+        of.blamed_ns += int(api.sum())
+        inside = self._api.get(operations[0].client, frozenset())
+        for name, ns in zip(names, np.diff(times, axis=0), strict=True):
+            of.book(name, ns)
+            if name in inside:
+                api = api + ns
+        of.api_ns += int(api.sum())
+        of.book("total", latency)
+        queued = (begin - due)[begin != due]
+        if len(queued):
+            of.queue_ns += int(queued.sum())
+            of.book("queue", queued)
+        mixed = number.astype(np.uint64)
+        for at in times.astype(np.uint64):
+            mixed = mixed * np.uint64(0x9E3779B1) + at & np.uint64(_MASK)
+        of.checksum = (of.checksum + int((mixed ^ mixed >> np.uint64(29)).sum())) & _MASK
+        of.remember(number, due, latency, (due - self.warmup) // self._bin)
         if self._raw is not None:
-            for column, value in zip(self._raw, (of.index, operation.number, due, begin, end, api), strict=True):
-                column.append(value)
+            index = np.full(len(operations), of.index)
+            for column, values in zip(self._raw, (index, number, due, begin, times[-1], api), strict=True):
+                column.extend(values.tolist())
+
+    def _book_all(self) -> None:
+        for of in self._classes.values():
+            self._book(of)
 
     def close(self, at: int, untaken: Mapping[tuple[str, str], Callable[[int], Iterable[int]]]) -> None:
         """Count what was due in the window and has not finished when the run ends at `at` (ns): begun or waiting.
@@ -118,61 +156,31 @@ class OperationRecorder:
         until = min(at + 1, self.duration)
         for operation in self._live.values():
             if operation.due < until:
-                self._left(self._class(operation.client, operation.kind, operation.mode), operation.due)
-        for (client, kind), dues in untaken.items():
+                self._left(self._class(operation), operation.due)
+        for key, dues in untaken.items():
             for due in dues(until):
-                self._left(self._class(client, kind, "sync"), due)
+                self._left(self._classes.get(key) or self._new_class(key, "sync"), due)
 
     def _left(self, of: _Class, due: int) -> None:
         of.unfinished += due >= self.warmup
         of.in_system_half += due < self._half
         of.in_system_end += 1
 
-    def _class(self, client: str, kind: str, mode: str) -> _Class:
-        key = (client, kind)
-        of = self._classes.get(key)
-        if of is None:
-            of = self._classes[key] = _Class(mode, len(self._classes))
+    def _class(self, operation: Operation) -> _Class:
+        key = operation.client, operation.kind
+        return self._classes.get(key) or self._new_class(key, operation.mode)
+
+    def _new_class(self, key: tuple[str, str], mode: str) -> _Class:
+        of = self._classes[key] = _Class(mode, len(self._classes))
         return of
 
     def accounts(self, operation: Operation) -> tuple[dict[str, int], dict[str, int]]:
         """Return where the primitives and units of a new operation are counted: nowhere if it is no cohort's."""
         self._live[id(operation)] = operation
         if self.warmup <= operation.due < self.duration:
-            of = self._class(operation.client, operation.kind, operation.mode)
+            of = self._class(operation)
             return of.counts, of.units
         return {}, {}
-
-    def _phases(self, of: _Class, operation: Operation) -> int:
-        """Book every phase under its name and return the time inside the API's verbs."""
-        names = tuple(operation.names)
-        plan = of.plans.get(names) or of.plan(names, self._api.get(operation.client, frozenset()))
-        times = operation.times
-        api, before = 0, times[0]
-        for (histogram, inside), after in zip(plan, times[1:], strict=True):
-            ns = after - before
-            before = after
-            if inside:
-                api += ns
-            octave = ns.bit_length() - SUB_BITS - 1
-            bucket = ns if octave <= 0 else (octave << SUB_BITS) + (ns >> octave)  # bucket_of, once per phase
-            histogram[bucket] = histogram.get(bucket, 0) + 1
-        return api
-
-    def _remember(self, of: _Class, operation: Operation, latency: int) -> None:
-        """Keep the checksum of exact times, the worst operations, and the largest latency of each bin."""
-        mixed = operation.number
-        for at in operation.times:
-            mixed = mixed * 0x9E3779B1 + at & _MASK
-        of.checksum = (of.checksum + (mixed ^ mixed >> 29)) & _MASK
-        worst = (latency, operation.number, operation.due)
-        if len(of.extremes) < _EXTREMES:
-            heappush(of.extremes, worst)
-        elif worst > of.extremes[0]:
-            heappushpop(of.extremes, worst)
-        place = (operation.due - self.warmup) // self._bin
-        if latency > of.peaks.get(place, -1):
-            of.peaks[place] = latency
 
     # --- Little -----------------------------------------------------------------------------------------------------
 
@@ -181,6 +189,7 @@ class OperationRecorder:
 
     def littles_residual(self) -> int:
         """Return the integral of the number in system less the sum of sojourns inside the window: 0, as integers."""
+        self._book_all()
         open_ = sum(self.duration - self._clip(operation.begin) for operation in self._live.values() if operation.times)
         return self._area - self._overlap - open_
 
@@ -193,6 +202,7 @@ class OperationRecorder:
 
     def tables(self) -> dict[str, Columns]:
         """Return histograms, counters, extremes, peaks and, if kept, operations."""
+        self._book_all()
         tables = {"totals": self._totals(), "histograms": self._histograms(), "counters": self._counters()}
         tables["extremes"], tables["peaks"] = self._extremes(), self._peaks()
         if self._raw is not None:
@@ -201,6 +211,7 @@ class OperationRecorder:
 
     def classes(self) -> list[tuple[str, str, _Class]]:
         """Return the classes of operations in a stable order."""
+        self._book_all()
         return [(client, kind, self._classes[client, kind]) for client, kind in sorted(self._classes)]
 
     def _totals(self) -> Columns:
@@ -252,9 +263,9 @@ class OperationRecorder:
         return columns
 
 
-def _book(histogram: dict[int, int], ns: int) -> None:
-    bucket = bucket_of(ns)
-    histogram[bucket] = histogram.get(bucket, 0) + 1
+def _ints(rows: Sequence[Sequence[int]]) -> Ints:
+    """Return rows of integers as columns."""
+    return np.array(rows, np.int64).T
 
 
 def _row(columns: Columns, *values: Any) -> None:

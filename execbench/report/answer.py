@@ -101,14 +101,20 @@ def _fastest(results: Frames, known: pd.DataFrame, kind: str, name: str, words: 
     others = {ratio.arm: ratio for ratio in ratios(results, known, name, str(best["arm"]))}
     sentence = f"At {words} the fastest {kind} is with {best['arm']}: {with_unit(float(best[name]), 'time')}"
     ranked = [others[arm] for arm in order["arm"].iloc[1:]]
-    tied = [ratio.arm for ratio in ranked if ratio.verdict in ("equivalent", "undecided")]
-    slower = [ratio for ratio in ranked if ratio.arm not in tied]
-    if ranked and not slower:
+    same = [ratio.arm for ratio in ranked if ratio.verdict == "equivalent"]
+    open_ = [ratio.arm for ratio in ranked if ratio.verdict == "undecided"]
+    slower = [ratio for ratio in ranked if ratio.arm not in (*same, *open_)]
+    if not ranked:
+        return f"At {words} a {kind} with {best['arm']} takes {with_unit(float(best[name]), 'time')}."
+    if not slower:
         last = order.iloc[-1]
-        return (f"At {words} the backends cannot be told apart: from {with_unit(float(best[name]), 'time')} "
+        verdict = "cannot be told apart" if open_ else "are equivalent (within 5 %)"
+        return (f"At {words} the backends {verdict}: from {with_unit(float(best[name]), 'time')} "
                 f"({best['arm']}) to {with_unit(float(last[name]), 'time')} ({last['arm']}).")  # fmt: skip
-    if tied:
-        sentence += f"; {_listed(tied)} cannot be told from it"
+    if same:
+        sentence += f"; {_listed(same)} {'is' if len(same) == 1 else 'are'} equivalent (within 5 %)"
+    if open_:
+        sentence += f"; {_listed(open_)} cannot be told from it yet"
     if slower:
         sentence += f"; {slower[0].arm} takes {slower[0]} as long"
     if len(slower) > 1:
@@ -119,6 +125,9 @@ def _fastest(results: Frames, known: pd.DataFrame, kind: str, name: str, words: 
 def _share(known: pd.DataFrame, kind: str) -> str:
     order = known.sort_values("api_share", kind="stable")
     low, high = order.iloc[0], order.iloc[-1]
+    if len(order) == 1:
+        return (f"The API can influence {with_unit(float(low['api_share']), 'share')} of the time that {kind}s take; "
+                "the rest is the client's own work.")  # fmt: skip
     least, most = (with_unit(float(row["api_share"]), "share") for row in (low, high))
     return (f"The API can influence {least} ({low['arm']}) to {most} ({high['arm']}) of the time that {kind}s take; "
             "the rest is the client's own work.")  # fmt: skip

@@ -16,7 +16,7 @@ from execbench.sim.engine import Class, Engine, event_key
 
 if TYPE_CHECKING:
     from execbench.sim.ipi import Round
-    from execbench.sim.locks import Waiter
+    from execbench.sim.locks import Hold, Waiter
     from execbench.sim.task import Task
 
 _SINCE_EARLIER = -1
@@ -40,7 +40,7 @@ class Cpu:
     """A CPU that can run tasks; with no task it is passive and lives in the background model."""
 
     __slots__ = (
-        "id", "key", "engine", "background", "task", "ready", "t0", "owed", "log", "spans", "marks", "cuts",
+        "id", "key", "engine", "background", "task", "ready", "t0", "owed", "log", "spans", "marks", "holds", "cuts",
         "hs", "he", "splits", "masked_from", "masked_depth", "pending", "interruptions", "stolen", "spinner",
     )  # fmt: skip
 
@@ -57,6 +57,7 @@ class Cpu:
         self.log: list[tuple[int, int]] = []
         self.spans: list[tuple[int, int]] = []
         self.marks: list[tuple[int, int | None, Callable[[int], None]]] = []
+        self.holds: list[Hold] = []  # locks that the plan releases
         self.cuts: list[int] = []
         self.splits = not engine.merge
         self.hs = self.he = -1
@@ -138,6 +139,10 @@ class Cpu:
             for work, _, tell in self.marks:
                 tell(t0 + work)
             self.marks.clear()
+        if self.holds:
+            for hold in self.holds:
+                hold.at = t0 + hold.work
+            self.holds.clear()
         if self.spans:
             self.spans.clear()
         self.owed = 0
@@ -148,7 +153,10 @@ class Cpu:
         """Tell every mark its time: the plan is done now."""
         for work, base, tell in self.marks:
             tell(self.moment(work, base))
+        for hold in self.holds:
+            hold.at = self.moment(hold.work, hold.base)
         self.marks.clear()
+        self.holds.clear()
         self.spans.clear()
         self.cuts.clear()
         self.log.clear()

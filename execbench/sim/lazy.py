@@ -167,12 +167,13 @@ class _Pool:
     def send(self, t: int, c: int, d: int) -> int:
         """Enqueue a call of `c` ns at t on every CPU, delivered at d; return when the last of them is done."""
         groups, self.groups = self.groups, []
+        quiescent = self._qs
         free: Groups = {}
         watched: Groups = {}
         last = joined = 0
         for he, x, hs, seen, qs, moves, n in groups:
             if t >= he:
-                into = free if seen or self._qs[x] or (moves and _passed(moves, t)) else watched
+                into = free if seen or quiescent[x] or (moves and _passed(moves, t)) else watched
                 at = he, x
                 into[at] = into.get(at, 0) + n
                 continue
@@ -201,19 +202,20 @@ class _Pool:
 
     def _book(self, kept: list[int], moved: list[int], seen: bool, t: int, d: int, c: int) -> int:
         """Book the handlers of CPUs that were free at t, counted by state; return when the last is done."""
+        quiescent, masked, wake, after, book = self._qs, self._masked, self._wake, self._after, self.groups.append
         last = 0
         if any(moved):
             for x, n in enumerate(moved):
                 if n:
-                    last = max(last, self._follow(x, n, t, (seen, self._qs[x], ()), d, c, kept))
+                    last = max(last, self._follow(x, n, t, (seen, quiescent[x], ()), d, c, kept))
         for x, n in enumerate(kept):
             if n:
-                if self._masked[x]:
-                    done = self._wait(x, n, (seen, self._qs[x], ()), d, c)
+                if masked[x]:
+                    done = self._wait(x, n, (seen, quiescent[x], ()), d, c)
                 else:
-                    hs = d + self._wake[x]
+                    hs = d + wake[x]
                     done = hs + c
-                    self.groups.append((done, self._after[x], hs, seen, self._qs[x], (), n))
+                    book((done, after[x], hs, seen, quiescent[x], (), n))
                 if done > last:
                     last = done
         return last

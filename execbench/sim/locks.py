@@ -38,6 +38,10 @@ class Hold:
     def __init__(self, lock: Lock, task: Task, since: int) -> None:
         """`task` owns the lock since `since` (ns)."""
         self.lock = lock
+        self.begin(task, since)
+
+    def begin(self, task: Task, since: int) -> None:
+        """Serve `task` from `since` on; an object whose hold is over and known to nobody serves again."""
         self.task = task
         self.since = since
         self.site = task.site
@@ -54,12 +58,15 @@ class Hold:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release at this point of the plan."""
-        self.lock.release(self)
-
-    def settled(self, at: int) -> None:
-        """The release happened at `at`."""
-        self.at = at
+        """Release at this point of the plan; no time passes and no event is made unless somebody waits."""
+        cpu = self.cpu
+        self.work, self.base = cpu.owed, cpu.masked_from
+        if self.work or cpu.log:
+            cpu.holds.append(self)
+        else:
+            self.at = cpu.t0
+        if self.lock.waiters:
+            self.lock.hand_over_at(self)
 
     def released_at(self) -> int:
         """Return when the lock is (or was) released, as far as is known now; -1 while no release is planned."""
@@ -108,10 +115,14 @@ class Lock:
     def acquire(self, task: Task) -> Proc[Hold]:
         """Own the lock: at once if it is free, else behind everybody who came before."""
         if not task.cpu.pass_quietly():
-            yield from task.settle()
+            yield from task.settle_by_events()
         self.acquisitions += 1
-        if self.hold is not None:
-            self.sync()
+        hold = self.hold
+        if hold is not None and hold.at >= 0 and not self.waiters:
+            self._account(hold, hold.at)
+            hold.begin(task, self.engine.now)
+            return hold
+        self.sync()
         if self.hold is None:
             self.hold = hold = Hold(self, task, self.engine.now)
             return hold
@@ -124,7 +135,7 @@ class Lock:
         waiter = Waiter(task, engine.event(), on_cpu or self.kind.kind == "spinlock")
         self.waiters.append(waiter)
         if len(self.waiters) == 1 and holder.released_at() >= 0:
-            self._hand_over_at(holder)
+            self.hand_over_at(holder)
         if not waiter.spins:
             cpu.leave()
         elif self.kind.kind != "spinlock":
@@ -149,15 +160,8 @@ class Lock:
         assert self.hold is not None
         return self.hold
 
-    def release(self, hold: Hold) -> None:
-        """Release at this point of the holder's plan; no time passes and no event is made unless somebody waits."""
-        cpu = hold.cpu
-        hold.work, hold.base = cpu.owed, cpu.masked_from
-        cpu.mark(hold.settled)
-        if self.waiters:
-            self._hand_over_at(hold)
-
-    def _hand_over_at(self, hold: Hold) -> None:
+    def hand_over_at(self, hold: Hold) -> None:
+        """Give the lock to the first waiter when the planned release of `hold` happens."""
         if hold.over():
             self._hand_over(hold)
         else:
@@ -166,7 +170,7 @@ class Lock:
     def _due(self, hold: Hold) -> None:
         """The release was expected now; an interrupt may have moved it, or somebody who came now has seen it."""
         if self.hold is hold:
-            self._hand_over_at(hold)
+            self.hand_over_at(hold)
 
     def _hand_over(self, hold: Hold) -> None:
         now = self.engine.now

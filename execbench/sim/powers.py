@@ -69,6 +69,9 @@ class Powers:
 
     def coarse(self, i: int, high: int) -> list[float]:
         """Return the row of state i after `high` > 0 times 128 ns, filled up for `times`."""
+        if high < HIGHER and len(self._tables) > 1:
+            short: list[float] = self._tables[1][high, i].tolist()
+            return short + self._pad
         high, digit = divmod(high, HIGHER)
         row: list[float] = []
         if digit:
@@ -123,6 +126,8 @@ class Powers:
         """Return a row, filled up to whole bands, times a matrix; each entry is summed in the order of the states."""
         a, b, c, d, e, f, g, h = row if len(row) == _WIDE else row[:_WIDE]
         out = [a * p + b * q + c * r + d * s + e * t + f * u + g * v + h * w for p, q, r, s, t, u, v, w in columns[0]]
+        if len(columns) == 1:
+            return out
         for band in range(1, len(columns)):
             a, b, c, d, e, f, g, h = row[band * _WIDE : (band + 1) * _WIDE]
             out = [
@@ -164,10 +169,11 @@ def _product(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[n
     """
     size = len(left)
     out = np.empty_like(left)
+    term = np.empty_like(left[0])
     for j in range(size):
-        out[j] = left[0] * right[j, 0]
+        np.multiply(left[0], right[j, 0], out=out[j])
         for k in range(1, size):
-            out[j] += left[k] * right[j, k]
+            out[j] += np.multiply(left[k], right[j, k], out=term)
     for i in range(size):
         rest = np.zeros(left.shape[1])
         for j in range(size):

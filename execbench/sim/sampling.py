@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect, bisect_left
 from itertools import accumulate
-from operator import mul, sub
+from operator import add, mul, sub
 from typing import TYPE_CHECKING
 
 from execbench.sim import portable
@@ -46,9 +46,10 @@ class _Arrivals:
     def law(self, key: int) -> list[float]:
         """Return the running sums of P(state, no jump), key = gap * size + state before; what is missing to 1 jumps."""
         gap, x = divmod(key, self._size)
-        high, low = divmod(gap, LOWEST)
-        if high:
-            row = self._powers.times(self._powers.coarse(x, high), self.columns(low))
+        low = gap & (LOWEST - 1)
+        if gap >= LOWEST:
+            columns = self._columns.get(low) or self.columns(low)
+            row = self._powers.times(self._powers.coarse(x, gap >> _LOW_BITS), columns)
         else:
             row = list(map(mul, self._powers.factor(0, low)[x].tolist(), self.stay))
         if len(self.laws) >= _KEPT:
@@ -58,11 +59,9 @@ class _Arrivals:
 
     def columns(self, low: int) -> Columns:
         """Return the factor of the lowest digit as columns, times what does not jump."""
-        columns = self._columns.get(low)
-        if columns is None:
-            factor = self._powers.factor(0, low).T.tolist()
-            folded = [[p * stay for p in column] for column, stay in zip(factor, self.stay, strict=True)]
-            columns = self._columns[low] = self._powers.in_bands(folded)
+        factor = self._powers.factor(0, low).T.tolist()
+        folded = [[p * stay for p in column] for column, stay in zip(factor, self.stay, strict=True)]
+        columns = self._columns[low] = self._powers.in_bands(folded)
         return columns
 
     def closed(self, row: list[float]) -> list[float]:
@@ -82,7 +81,7 @@ class Draws:
         self._stream = stream
         self._powers: Powers = chain.powers
         self._size = len(chain.states)
-        self._unseen = [not state.qs for state in chain.states]
+        self._unseen = [0.0 if state.qs else 1.0 for state in chain.states]
         self._order = sorted(range(self._size), key=lambda j: -chain.pi[j])
         self._order_watching = self._order + [self._size + j for j in self._order]
         self._arrivals: dict[int, _Arrivals] = {}
@@ -127,15 +126,13 @@ class Draws:
         arrivals, size = self._arriving(d - t), self._size
         for (t0, x), n in groups.items():
             every = self._powers.row(x, t - t0)
-            avoiding = self._chain.taboo.row(x, t - t0)
-            unseen = [q if free else 0.0 for q, free in zip(avoiding, self._unseen, strict=True)]
-            joint = [max(p - q, 0.0) for p, q in zip(every, unseen, strict=True)] + unseen
-            kept_law = list(map(mul, joint, arrivals.stay * 2))
+            unseen = list(map(mul, self._chain.taboo.row(x, t - t0), self._unseen))
+            joint = [seen if seen > 0.0 else 0.0 for seen in map(sub, every, unseen)] + unseen
+            kept_law = list(map(mul, joint, arrivals.stay * 2)) if d > t else joint
             cells = [0] * (2 * size)
             left = self._share(arrivals.closed(kept_law), n, cells)
-            for j in range(size):
-                kept[j] += cells[j]
-                kept_unseen[j] += cells[size + j]
+            kept[:] = map(add, kept, cells)
+            kept_unseen[:] = map(add, kept_unseen, cells[size:])
             if left:
                 cells = [0] * (2 * size)
                 self._leave(list(map(mul, kept_law, arrivals.odds * 2)), left, cells)
@@ -204,6 +201,8 @@ class Draws:
         """Count `n` CPUs by the running sums of their law; return how many fall behind its end."""
         if n >= _MANY:
             return self._share_many(law, n, cells)
+        if n < len(law):
+            return self._share_few(law, n, cells)
         us = self._stream.us(n)
         us.sort()
         below = 0
@@ -214,6 +213,16 @@ class Draws:
                 return 0
             below = end
         return n - below
+
+    def _share_few(self, law: list[float], n: int, cells: list[int]) -> int:
+        left, cut = 0, len(law)
+        for u in self._stream.us(n):
+            j = bisect(law, u)
+            if j < cut:
+                cells[j] += 1
+            else:
+                left += 1
+        return left
 
     def _share_many(self, law: list[float], n: int, cells: list[int]) -> int:
         """Take the cells that are large in equilibrium off as binomials, until few CPUs are left."""

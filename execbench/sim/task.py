@@ -8,6 +8,16 @@ from execbench.sim.cpu import Cpu
 from execbench.sim.engine import Class, Engine, Event, Proc, event_key
 
 
+def _nothing() -> Proc[None]:
+    return
+    yield
+
+
+_DONE = _nothing()
+"""What there is to wait for when nothing is: a process that has ended, so that no new one is made for it."""
+list(_DONE)
+
+
 class Task:
     """A thread bound to one CPU: it works (its CPU's plan), waits on its CPU, or sleeps and leaves it."""
 
@@ -39,10 +49,11 @@ class Task:
 
     def settle(self) -> Proc[None]:
         """Let the time of the plan pass; afterwards everything in it has happened."""
-        cpu = self.cpu
-        if cpu.pass_quietly():
-            return
-        engine = self.engine
+        return _DONE if self.cpu.pass_quietly() else self.settle_by_events()
+
+    def settle_by_events(self) -> Proc[None]:
+        """The general form of `settle`: interrupts move the plan, or others are due before its end."""
+        cpu, engine = self.cpu, self.engine
         while True:
             stop = cpu.next_stop()
             if stop > engine.now:

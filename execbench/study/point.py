@@ -56,7 +56,9 @@ class Asked:
                 key, value = parse_set(text)
                 settings.append((key, value, f"--set {key}"))
         arms = split_arms(backends) if backends is not None else None
-        return cls(workload, arms or None, machine, kernel, tuple(settings))
+        if arms == []:
+            raise InputError("--backend", "no backend", "at least one", "name one, or leave the choice to the workload")
+        return cls(workload, arms, machine, kernel, tuple(settings))
 
 
 @dataclass(frozen=True)

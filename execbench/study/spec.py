@@ -117,7 +117,7 @@ class FeaturesTable(_Table):
     """`[features]`: what the processor can do."""
 
     apic: Literal["x2apic"]
-    invlpgb: bool = False
+    invlpgb: Literal[False] = False
 
 
 class EstimateTable(_Table):

@@ -46,7 +46,7 @@ def test_equal_arms_are_not_ranked(results, rows):
     import pandas as pd
 
     said = answer(results, pd.concat([two, twin]), setting_of(results))
-    assert said[0].startswith("At the median the backends cannot be told apart")
+    assert said[0].startswith("At the median the backends are equivalent (within 5 %)")
 
 
 def test_one_answer_per_point(swept):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from execbench.kernel.smp import sync_core_each_cpu
@@ -13,21 +12,25 @@ if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
 
 
-def chunks(va: int, size: int) -> Iterator[int]:
-    """Yield the sizes of the __text_poke() calls that write `size` bytes at `va`: each touches two pages at most."""
+def chunks(va: int, size: int) -> list[int]:
+    """Return the sizes of the __text_poke() calls that write `size` bytes at `va`: each touches two pages at most."""
+    sizes = []
     while size > 0:
         n = min(2 * PAGE - va % PAGE, size)
-        yield n
+        sizes.append(n)
         va += n
         size -= n
+    return sizes
 
 
 def text_poke(k: Kernel, size: int, per_byte: str) -> None:
     """Write `size` bytes through the alias in text_poke_mm, interrupts off, and flush it locally (__text_poke)."""
+    cpu = k.task.cpu
     k.count("text_poke", size)
-    with k.irqs_off():
-        k.spend("text_poke")
-        k.spend(per_byte, size)
+    cpu.mask()
+    k.spend("text_poke")
+    k.spend(per_byte, size)
+    cpu.unmask()
 
 
 def text_poke_copy(k: Kernel, va: int, size: int) -> Proc[None]:

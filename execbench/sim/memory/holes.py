@@ -56,13 +56,14 @@ class Holes:
             if self._widest[bucket] < need:
                 passed += len(starts)
                 continue
-            for hole, end in zip(starts, self._ends[bucket], strict=True):
-                if end - hole >= need:
+            for i, width in enumerate(map(sub, self._ends[bucket], starts)):
+                if width >= need:
+                    hole = starts[i]
                     start = hole if hole > low else low
                     start = -(-start // align) * align
-                    if start + size <= (end if end < high else high):
-                        return Fit(start, passed)
-                passed += 1
+                    if start + size <= min(hole + width, high):
+                        return Fit(start, passed + i)
+            passed += len(starts)
         return None
 
     def take(self, start: int, end: int) -> None:
@@ -71,6 +72,7 @@ class Holes:
         if end <= start or bucket < 0 or self._ends[bucket][i] < end:
             raise ValueError(f"[{start}, {end}) is not free")
         starts, ends = self._starts[bucket], self._ends[bucket]
+        width = ends[i] - starts[i]
         if starts[i] == start:
             if ends[i] == end:
                 del starts[i], ends[i]
@@ -82,7 +84,10 @@ class Holes:
                 ends.insert(i + 1, ends[i])
             ends[i] = start
         self.free -= end - start
-        self._settle(bucket)
+        if width == self._widest[bucket] or len(starts) > _LOAD:
+            self._settle(bucket)
+        else:  # not empty, for a wider hole is in it
+            self._heads[bucket] = starts[0]
 
     def give(self, start: int, end: int) -> None:
         """Add [start, end), merging with its neighbours; ValueError if part of it is free already."""
@@ -109,9 +114,15 @@ class Holes:
         else:
             self._insert_first(start, end)
         self.free += end - start
-        if joins_high and after != bucket:
+        if joins_low and joins_high and after != bucket:  # a hole has left its bucket
             self._settle(after)
-        self._settle(max(bucket, 0))
+        place, hole = (after, j) if joins_high and not joins_low else (max(bucket, 0), i if joins_low else i + 1)
+        starts = self._starts[place]
+        if len(starts) > _LOAD:
+            self._settle(place)
+        else:
+            self._heads[place] = starts[0]
+            self._widest[place] = max(self._widest[place], self._ends[place][hole] - starts[hole])
 
     def largest(self, low: int, high: int) -> int:
         """Return the length of the widest hole, cut to [low, high)."""
