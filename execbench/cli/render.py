@@ -99,7 +99,9 @@ def _compared(results: Results) -> tuple[pd.DataFrame, Setting, list[str]]:
     if results.replications.empty:
         raise NothingMeasured(f"{results.dir} holds no finished replication", "run the study again")
     totals = results.totals
-    if (results.replications["outcome"] == "ok").any() and not (totals["operations"].sum() + totals["unfinished"].sum()):
+    if (results.replications["outcome"] == "ok").any() and not (
+        totals["operations"].sum() + totals["unfinished"].sum()
+    ):
         raise NothingMeasured(
             f"no operation was due between warm-up and end of any replication in {results.dir}",
             "lengthen run.duration, or load fewer programs at the start",

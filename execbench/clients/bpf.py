@@ -232,7 +232,7 @@ class Loader:
     def _bpf_check(self, k: Kernel, program: Program, factor_ppm: int) -> Proc[None]:
         """kernel/bpf/verifier.c:bpf_check with its two temporary areas: the instructions' aux data, the tag's copy."""
         aux = k.vmalloc_data(k.release.aux_bytes * program.insns)
-        k.spend("client.bpf.verify_insn", program.processed * factor_ppm // 1_000_000)
+        yield from k.compute("client.bpf.verify_insn", program.processed * factor_ppm // 1_000_000)
         tag = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
         yield from k.vfree_data(tag)
         yield from k.vfree_data(aux)

@@ -53,6 +53,7 @@ class Shared:
         self.frames = Frames(machine.memory_pages, fragmented=machine.fragmented)
         self.direct_map = DirectMap(machine.memory_pages, machine.direct_map_leaf)
         self.text_map = KernelMap()
+        self.jiffy_ns = 1_000_000_000 // machine.hz
         self.drain_queued = False
         self.cycles = {"lazy_purge": 0}  # turns of slow processes so far, by name
         self.data_pages = 0
@@ -179,6 +180,16 @@ class Kernel:
         """Let the plan pass before touching what others share."""
         return self.task.settle()
 
+    def compute(self, cost: str, n: int) -> Proc[None]:
+        """Spend `n` units of a cost in a loop with cond_resched(): at each tick a ready task gets the CPU first."""
+        ps, draw = self._rates[cost]
+        ns = (ps * n + 500) // 1000
+        if draw is not None:
+            ns = draw(ns, self._stream)
+        if self.probe.spend is not None:
+            self.probe.spend(self.now, self.task, cost, n, ns)
+        return self.task.compute(ns, self.shared.jiffy_ns)
+
     def sleep_until(self, at: int) -> Proc[None]:
         """Give up the CPU until `at` (ns)."""
         return self.task.sleep_until(at)
@@ -298,7 +309,10 @@ class Kernel:
         return set_memory.change_page_attr(self, area, 0, area.pages, "ro-x", None)
 
     def set_memory_rox(self, area: VmArea, *also: smp.Work) -> Proc[None]:
-        """Make pages read-only and executable in one operation (set_memory_rox); `also` rides on its last flush."""
+        """Make pages read-only and executable in one operation (set_memory_rox).
+
+        `also` rides on its flush, not on that of a collapse.
+        """
         return set_memory.change_page_attr(self, area, 0, area.pages, "ro-x", "ro", *also, collapse=True)
 
     def set_direct_map(self, area: VmArea, perm: DirectPerm) -> Proc[bool]:

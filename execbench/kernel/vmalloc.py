@@ -106,7 +106,8 @@ def vfree_module(k: Kernel, area: VmArea) -> Proc[None]:
     k.spend("pte_set", area.pages)
     if area.reset_perms:
         yield from k.set_direct_map(area, "np")
-        yield from vm_unmap_aliases(k, flush=True)
+        low, high = min(run.pfn for run in area.runs), max(run.pfn + run.n for run in area.runs)
+        yield from vm_unmap_aliases(k, direct_map_pages=high - low)
         yield from k.set_direct_map(area, "rw")
     yield from k.settle()
     k.frames.free(area.runs)
@@ -160,18 +161,19 @@ def purge_vmap_area_lazy(k: Kernel) -> Proc[None]:
         yield from _purge_locked(k)
 
 
-def vm_unmap_aliases(k: Kernel, flush: bool = False) -> Proc[None]:
-    """Scan every CPU's vmap blocks and purge all lazy areas; one flush if there were any, or if `flush` demands it.
+def vm_unmap_aliases(k: Kernel, direct_map_pages: int = 0) -> Proc[None]:
+    """Scan every CPU's vmap blocks and purge all lazy areas: one flush if there were any, or of what is asked for.
 
-    mm/vmalloc.c:_vm_unmap_aliases: called by every change_page_attr on x86 and, with the direct-map range of the area
-    as its flush, by vm_reset_perms. That range spans the frames of the area, hence a full flush.
+    mm/vmalloc.c:_vm_unmap_aliases: called by every change_page_attr on x86 and, with the span of the area's frames in
+    the direct map, by vm_reset_perms. Together with lazy areas that span is far too wide for a ranged flush; alone,
+    when somebody else has purged meanwhile, it is flushed as a range.
     """
     k.count("vm_unmap_aliases")
     with (yield from k.lock("vmap_purge_lock")):
         k.spend("unmap_aliases_cpu", k.shared.cpus)
-        purged = yield from _purge_locked(k, flush)
-        if flush and not purged:
-            yield from flush_tlb_all(k, "flush_reset_perms")
+        purged = yield from _purge_locked(k, direct_map_pages > 0)
+        if direct_map_pages and not purged:
+            yield from flush_tlb_kernel_range(k, direct_map_pages, "flush_reset_perms")
 
 
 def _purge_locked(k: Kernel, everything: bool = False) -> Proc[bool]:

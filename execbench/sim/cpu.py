@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from execbench.sim.engine import Class, Engine, event_key
+from execbench.sim.engine import Class, Engine, Event, event_key
 
 if TYPE_CHECKING:
     from execbench.sim.ipi import Round
@@ -42,6 +42,7 @@ class Cpu:
     __slots__ = (
         "id", "key", "engine", "background", "task", "ready", "t0", "owed", "log", "spans", "marks", "holds", "cuts",
         "hs", "he", "splits", "masked_from", "masked_depth", "pending", "interruptions", "stolen", "spinner",
+        "stop", "give_way", "rest",
     )  # fmt: skip
 
     def __init__(self, number: int, engine: Engine, background: Background) -> None:
@@ -66,6 +67,9 @@ class Cpu:
         self.pending: list[tuple[int, int, Round]] = []
         self.interruptions = 0
         self.stolen = 0
+        self.stop: Event | None = None  # at which the current task finds its plan done
+        self.give_way: tuple[int, int] | None = None  # from which work on, every how many ns the task lets others run
+        self.rest = 0  # work that was taken out of the plan to give way
         self.spinner: Waiter | None = None  # the current task's wait for a mutex, if it spins
 
     # --- the plan ---------------------------------------------------------------------------------------------------
@@ -235,6 +239,32 @@ class Cpu:
         self.he = self.background.activate(now, self.id)
         self.start_plan()
         return True
+
+    def shorten(self) -> None:
+        """End the plan at the next point at which its task gives way, if it does and that point lies inside."""
+        if self.give_way is None:
+            return
+        first, period = self.give_way
+        done = max(self._work_done() - first, 0)
+        end = first + (done // period + 1) * period
+        if end >= self.owed:
+            return
+        self.rest, self.owed, self.give_way = self.owed - end, end, None
+        self.cuts = [cut for cut in self.cuts if cut <= end]
+        if self.stop is not None:  # nobody waits for the old end any more
+            earlier = self.engine.event_at(self.next_stop(), self.key)
+            earlier.callbacks, self.stop.callbacks = self.stop.callbacks, []
+            self.stop = earlier
+
+    def _work_done(self) -> int:
+        """Return how much of the plan has been done by now."""
+        now, at, done = self.engine.now, self.t0, 0
+        for taken, ns in self.log:
+            if taken > now:
+                break
+            done += taken - at
+            at = taken + ns
+        return done + max(now - at, 0)
 
     def interrupt_spinning(self) -> None:
         """Take a task that spins on a mutex off the CPU: another is ready (mutex_optimistic_spin: need_resched)."""

@@ -58,7 +58,9 @@ class Task:
             stop = cpu.next_stop()
             if stop > engine.now:
                 if not engine.try_advance(stop, cpu.key):
-                    yield engine.event_at(stop, cpu.key)
+                    cpu.stop = engine.event_at(stop, cpu.key)
+                    yield cpu.stop
+                    cpu.stop = None
             elif cpu.cuts:
                 cpu.cuts.pop(0)
             else:
@@ -76,6 +78,29 @@ class Task:
             yield engine.event_at(at, self.wakeup_key)
         yield from self.get_on()
         self.cpu.spend(self.switch_in_ns)
+
+    def compute(self, ns: int, period: int) -> Proc[None]:
+        """Work for `ns`, giving way every `period` ns of work if another task is ready on the CPU by then.
+
+        A loop with cond_resched() in it, whose need_resched comes with the tick. No event is made for points at which
+        nobody is ready: who becomes ready shortens the plan to the next of them.
+        """
+        cpu = self.cpu
+        yield from self.settle()
+        while ns:
+            cpu.rest, cpu.give_way = 0, (cpu.owed, period)
+            cpu.spend(ns)
+            if cpu.ready:
+                cpu.shorten()
+            yield from self.settle()
+            ns, cpu.give_way = cpu.rest, None
+            if ns:
+                self.turn = self.engine.event()
+                cpu.ready.append(self)
+                cpu.leave()
+                yield self.turn
+                cpu.start_plan()
+                cpu.spend(self.switch_in_ns)
 
     def block(self) -> Proc[None]:
         """Give up the CPU until somebody calls `wake`; the plan must be settled."""
@@ -97,5 +122,6 @@ class Task:
         if not cpu.occupy(self):
             self.turn = self.engine.event()
             cpu.interrupt_spinning()
+            cpu.shorten()
             yield self.turn
             cpu.start_plan()

@@ -8,7 +8,7 @@ import pytest
 
 from execbench.cli import main
 
-BOOM = '''
+BOOM = """
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,7 +30,7 @@ class Boom:
 
     def usage(self, s):
         return Usage(0, 0, 0, (0, 0))
-'''
+"""
 
 
 @pytest.mark.parametrize(
