@@ -74,6 +74,7 @@ class Setting:
             f"Simulated: {self.machine_words()}; {self.workload} for {measured} after {show_time(self.warmup_ns)} of "
             f"warm-up, {self.replications} replications, seed {self.seed}.",
             *(f"{loop}." for loop in self.loops),
+            *([f"Expected before it ran: {self.expected}"] if self.expected else []),
             self.evidence(),
             SAMPLING_ONLY,
         ]
