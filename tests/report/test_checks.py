@@ -167,11 +167,11 @@ def test_a_ratio_has_no_interval_if_one_replication_left_too_many_unfinished(mak
     assert "no interval: operations unfinished" in estimate_of(records(rows)[1], "p50").note
 
 
-def test_a_replication_in_which_nothing_finished_is_one_too(loops):
-    # Saturated threads never sleep, so the kworker behind them hardly runs: almost all frees are unfinished.
+def test_saturated_threads_still_let_the_kworker_free(loops):
+    # They never sleep, but their verifier gives way at ticks.
     totals = loops[1000].totals
     frees = totals[totals["kind"] == "free"]
-    assert frees["unfinished"].sum() > frees["operations"].sum()
+    assert frees["unfinished"].sum() < frees["operations"].sum() / 10
     for row in records(comparison(loops[1000])):
         assert estimate_of(row, "p50").status.startswith("n/a (no steady state")
 
@@ -210,7 +210,8 @@ def test_every_purge_counts_also_a_workers(arm):
     world.machine.probe.attach(Ear())
     table = world.run().tables["metrics"]
     assert dict(zip(table["metric"], table["value"], strict=True))["cycles_lazy_purge"] == len(seen) > 10
-    assert None in seen, "some are done by a worker, for no operation"
+    if arm == "bpf_prog_pack":  # module_alloc purges at every set_memory, before the drain work is due
+        assert None in seen, "some are done by a worker, for no operation"
 
 
 # --- open loop --------------------------------------------------------------------------------------------------------
