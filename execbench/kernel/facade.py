@@ -56,7 +56,6 @@ class Shared:
         self.jiffy_ns = 1_000_000_000 // machine.hz
         self.drain_queued = False
         self.cycles = {"lazy_purge": 0}  # turns of slow processes so far, by name
-        self.data_pages = 0
         self.costs = costs
         self.rates: dict[str, tuple[int, DrawCost | None]] = {
             name: (costs[name].ps, _spread(costs, name)) for name in costs

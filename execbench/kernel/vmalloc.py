@@ -118,23 +118,20 @@ def vmalloc_data(k: Kernel, size: int) -> int:
     """Allocate `size` bytes of plain data and return its pages; no address is modelled.
 
     Served by the caller's vmap node without a global lock (mm/vmalloc.c:node_alloc); the VMALLOC range is never short,
-    and where in it data lies changes no figure, so only the pages are kept.
+    and where in it data lies changes no figure, so only its pages count, once they are lazy.
     """
     pages = (size + PAGE - 1) // PAGE
     k.count("vmalloc", pages)
     k.spend("vmap_area_alloc")
     k.spend("page_alloc", pages)
     k.spend("pte_set", pages)
-    k.shared.data_pages += pages
     return pages
 
 
 def vfree_data(k: Kernel, pages: int) -> Proc[None]:
     """Free data: its addresses become lazy; above the limit a worker is asked to purge (free_vmap_area_noflush)."""
     yield from k.settle()
-    shared = k.shared
     k.count("vfree", pages)
-    shared.data_pages -= pages
     k.vmap.add_lazy(pages + GUARD)
     k.spend("vmap_area_free")
     k.spend("pte_set", pages)

@@ -29,6 +29,8 @@ class BumpAllocator:
         return made
 
     def write(self, k, s, region, image):
+        with k.irqs_off():
+            k.spend("copy_byte", image.size)
         yield from k.settle()
 
     def finalize(self, k, s, regions):
