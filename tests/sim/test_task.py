@@ -81,3 +81,10 @@ def test_the_periods_begin_anew_after_each_time(merge: bool) -> None:
     seen = history(merge, [1_000, 2_000], [])
     # 1150 of the clock: one period; the work goes on at 1457 with its switch and gives way again at 2457
     assert seen == [("other 0", 1_150), ("other 1", 1_457 + PERIOD), ("computed", 5_650 + 2 * (300 + SWITCH))]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_who_waits_already_when_the_work_goes_on_gets_the_next_tick(merge: bool) -> None:
+    # the second comes while the first runs, behind the loader: which gets the CPU at 3450 and gives way a period later
+    seen = history(merge, [2_400, 3_300], [])
+    assert seen == [("other 0", 3_150), ("other 1", 3_457 + PERIOD), ("computed", 5_650 + 2 * (300 + SWITCH))]
