@@ -15,9 +15,10 @@ from typing import Any
 from execbench.contract import Image, Proc, Region, Request, Support, TextKind
 from execbench.costs import CATALOGUE, Cost, CostTable, Evidence
 from execbench.errors import SimulatedFailure
-from execbench.kernel.facade import Kernel, Shared
+from execbench.kernel.facade import Kernel
 from execbench.kernel.operation import Operation
 from execbench.kernel.releases import RELEASES, release_from
+from execbench.kernel.shared import Shared
 from execbench.sim.machine import Machine
 from execbench.sim.rcu import RcuRules
 from execbench.sim.rng import Streams

@@ -15,12 +15,15 @@ from execbench.kernel.operation import Operation
 from execbench.kernel.text import Image, Region, Request, TextKind, Usage
 from execbench.sim.engine import Proc
 from execbench.sim.locks import LockKind
+from execbench.sim.memory import PAGE, VmArea
 
 if TYPE_CHECKING:
-    from execbench.kernel.facade import Kernel, Shared
+    from execbench.kernel.facade import Kernel
+    from execbench.kernel.shared import Shared
 
 __all__ = [
-    "Backend", "Client", "Image", "LockKind", "Proc", "Region", "Request", "Setting", "Support", "TextKind", "Usage",
+    "Backend", "Client", "Image", "LockKind", "Proc", "Region", "Request", "Setting", "Support", "TextKind",
+    "Totals", "Usage",
 ]  # fmt: skip
 
 S = TypeVar("S")
@@ -73,6 +76,32 @@ class Backend(Protocol[S]):
 
     def usage(self, s: S) -> Usage:
         """Return the memory held now."""
+
+
+@dataclass(slots=True, eq=False)
+class Totals:
+    """Running totals (bytes) of a backend that gives every region whole pages of its own; its state, or part of it."""
+
+    shared: Shared
+    asked: int = 0
+    reserved: int = 0
+    regions: int = 0
+
+    def take(self, req: Request, area: VmArea) -> Region:
+        """Return the region of `area` that a request got."""
+        self.regions += 1
+        self.asked += req.size
+        self.reserved += area.pages * PAGE
+        return Region(self.regions, area.va, req.size, area.pages * PAGE, req.kind, area)
+
+    def give(self, region: Region) -> None:
+        """Take a region out of the totals."""
+        self.asked -= region.size
+        self.reserved -= region.reserved
+
+    def usage(self) -> Usage:
+        """Return the memory held; waste is what rounding to pages adds."""
+        return Usage(self.asked, self.reserved, self.reserved - self.asked, self.shared.text_map.text_leaves())
 
 
 @dataclass(slots=True)
@@ -141,4 +170,4 @@ class Client(Protocol):
 
 def pages_of(size: int) -> int:
     """Return the 4 KiB pages that `size` bytes take."""
-    return (size + 4095) >> 12
+    return -(-size // PAGE)

@@ -10,8 +10,8 @@ from typing import Any
 from execbench.contract import Setting
 from execbench.costs import CostTable
 from execbench.errors import Deadlock, PluginError, SimulatedFailure
-from execbench.kernel.facade import Shared
 from execbench.kernel.releases import Release, release_from
+from execbench.kernel.shared import Shared
 from execbench.record.machine import MachineRecorder
 from execbench.record.operations import OperationRecorder
 from execbench.registry.files import data_path, rows_of

@@ -6,22 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from execbench.contract import Image, Proc, Region, Request, Support, Usage, pages_of
-from execbench.kernel.x86_64.poke import chunks
-from execbench.sim.memory import PAGE
+from execbench.contract import Image, Proc, Region, Request, Support, Totals, Usage, pages_of
 
 if TYPE_CHECKING:
-    from execbench.kernel.facade import Kernel, Shared
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """Running totals (bytes) over the regions that are allocated."""
-
-    shared: Shared
-    asked: int = 0
-    reserved: int = 0
-    regions: int = 0
+    from execbench.kernel.facade import Kernel
+    from execbench.kernel.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,45 +25,38 @@ class AllocWriteMap:
     write_through: Literal["direct-map", "temporary-mm"] = "direct-map"
     alias: Literal["kept", "read-only"] = "kept"
 
-    def start(self, k: Shared) -> State:
+    def start(self, k: Shared) -> Totals:
         """Nothing to set up."""
-        return State(k)
+        return Totals(k)
 
-    def alloc(self, k: Kernel, s: State, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
+    def alloc(self, k: Kernel, s: Totals, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
         """Reserve an address and take pages; no page-table entry is written."""
         regions = []
         for req in reqs:
-            area = yield from k.vmap_unmapped(pages_of(req.size))
-            s.regions += 1
-            s.asked += req.size
-            s.reserved += area.pages * PAGE
-            regions.append(Region(s.regions, area.va, req.size, area.pages * PAGE, req.kind, area))
+            area = yield from k.get_vm_area(pages_of(req.size), req.kind)
+            regions.append(s.take(req, area))
         return tuple(regions)
 
-    def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
+    def write(self, k: Kernel, s: Totals, region: Region, image: Image) -> Proc[None]:
         """Write through an alias; what is relative to the program counter is computed for the final address."""
         if self.write_through == "direct-map":
-            k.spend("copy_byte", image.size)
+            k.store_text(region.va, image.size, through="direct-map")
         else:
-            for n in chunks(region.va, image.size):
-                k.text_poke(n)
-        return
-        yield
+            yield from k.write_temporary_mm(region.va, image.size)
 
-    def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """Map: absent entries become executable; an absent entry is never cached, so nobody is told."""
         for region in regions:
             if self.alias == "read-only" and (yield from k.set_direct_map(region.own, "ro")):
                 yield from k.flush_tlb_all("alias_flush")
             yield from k.map_text(region.own)
 
-    def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def free(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """Unmap; the address returns to use when a purge has flushed it, as every vmap area's does."""
         for region in regions:
             yield from k.vfree_text(region.own, reset_alias=self.alias == "read-only")
-            s.asked -= region.size
-            s.reserved -= region.reserved
+            s.give(region)
 
-    def usage(self, s: State) -> Usage:
+    def usage(self, s: Totals) -> Usage:
         """Waste is what rounding to pages adds."""
-        return Usage(s.asked, s.reserved, s.reserved - s.asked, s.shared.text_map.text_leaves())
+        return s.usage()

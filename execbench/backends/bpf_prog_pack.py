@@ -10,7 +10,8 @@ from execbench.contract import Image, LockKind, Proc, Region, Request, Support, 
 from execbench.sim.memory import PAGE, ChunkBitmap, VmArea
 
 if TYPE_CHECKING:
-    from execbench.kernel.facade import Kernel, Shared
+    from execbench.kernel.facade import Kernel
+    from execbench.kernel.shared import Shared
 
 PACK_MUTEX = LockKind("pack_mutex", "mutex", "kernel/bpf/core.c: pack_mutex")
 HEADER = 8 + 16
@@ -113,8 +114,8 @@ class BpfProgPack:
 
     def _rox(self, k: Kernel, size: int) -> Proc[VmArea]:
         """Map fresh pages, fill them with int3 while they are NX, make them read-only and executable."""
-        area = yield from k.vmalloc_module(pages_of(size))
-        k.spend("fill_byte", size)
+        area = yield from k.vmalloc_node_range(pages_of(size), TextKind.BPF)
+        k.store_text(area.va, size, "trap")
         yield from k.set_memory_rox(area)
         return area
 
@@ -127,7 +128,7 @@ class BpfProgPack:
     def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """bpf_jit_binary_pack_finalize: copy the scratch over the int3 by poking; no CPU is told."""
         for region in regions:
-            yield from k.text_poke_copy(region.va, s.charged(region.size))
+            yield from k.bpf_arch_text_copy(region.va, s.charged(region.size))
             k.spend("kfree")
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
@@ -139,16 +140,16 @@ class BpfProgPack:
                 s.taken -= region.reserved
                 if pack.bitmap is None:
                     s.lone -= pack.area.pages * PAGE
-                    yield from k.vfree_module(pack.area)
+                    yield from k.vfree(pack.area)
                     continue
-                yield from k.text_poke_set(region.va, region.reserved)
+                yield from k.bpf_arch_text_invalidate(region.va, region.reserved)
                 yield from k.settle()
                 pack.bitmap.free(region.va - pack.area.va, region.reserved)
                 if pack.bitmap.empty:
                     s.packs.remove(pack)
                     k.count("free_pack")
                     k.cycle("pack_free")
-                    yield from k.vfree_module(pack.area)
+                    yield from k.vfree(pack.area)
 
     def usage(self, s: State) -> Usage:
         """Reserved are whole packs; what chunks add to the programs is the internal waste."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from execbench.backends.module_alloc import ModuleAlloc, State
-from execbench.contract import Proc, Region, Support
+from execbench.backends.module_alloc import ModuleAlloc
+from execbench.contract import Proc, Region, Support, Totals
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
@@ -24,7 +24,7 @@ class Execmem(ModuleAlloc):
         writable_in_place=True, shipped=("6.12", "6.18"), source="mm/execmem.c, include/linux/set_memory.h"
     )
 
-    def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """set_memory_rox: its flush is all the synchronization there is."""
         for region in regions:
             yield from k.set_memory_rox(region.own)

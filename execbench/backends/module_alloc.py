@@ -6,21 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from execbench.contract import Image, Proc, Region, Request, Support, Usage, pages_of
-from execbench.sim.memory import PAGE
+from execbench.contract import Image, Proc, Region, Request, Support, Totals, Usage, pages_of
 
 if TYPE_CHECKING:
-    from execbench.kernel.facade import Kernel, Shared
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """Running totals (bytes) over the regions that are allocated."""
-
-    shared: Shared
-    asked: int = 0
-    reserved: int = 0
-    regions: int = 0
+    from execbench.kernel.facade import Kernel
+    from execbench.kernel.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,40 +24,36 @@ class ModuleAlloc:
         writable_in_place=True, retired=("6.12", "6.18"), source="mm/vmalloc.c, arch/x86/mm/pat/set_memory.c"
     )
 
-    def start(self, k: Shared) -> State:
+    def start(self, k: Shared) -> Totals:
         """Nothing to set up: the window is the kernel's."""
-        return State(k)
+        return Totals(k)
 
-    def alloc(self, k: Kernel, s: State, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
+    def alloc(self, k: Kernel, s: Totals, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
         """module_alloc: __vmalloc_node_range, RW and NX, VM_FLUSH_RESET_PERMS."""
         regions = []
         for req in reqs:
-            area = yield from k.vmalloc_module(pages_of(req.size))
-            s.regions += 1
-            s.asked += req.size
-            s.reserved += area.pages * PAGE
-            regions.append(Region(s.regions, area.va, req.size, area.pages * PAGE, req.kind, area))
+            area = yield from k.vmalloc_node_range(pages_of(req.size), req.kind)
+            regions.append(s.take(req, area))
         return tuple(regions)
 
-    def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
+    def write(self, k: Kernel, s: Totals, region: Region, image: Image) -> Proc[None]:
         """Plain stores at the final address."""
-        k.spend("copy_byte", image.size)
+        k.store_text(region.va, image.size)
         return
         yield
 
-    def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """set_memory_ro, then set_memory_x: their flushes are all the synchronization there is."""
         for region in regions:
             yield from k.set_memory_ro(region.own)
             yield from k.set_memory_x(region.own)
 
-    def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def free(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """Vfree with VM_FLUSH_RESET_PERMS."""
         for region in regions:
-            yield from k.vfree_module(region.own)
-            s.asked -= region.size
-            s.reserved -= region.reserved
+            yield from k.vfree(region.own)
+            s.give(region)
 
-    def usage(self, s: State) -> Usage:
+    def usage(self, s: Totals) -> Usage:
         """Waste is what rounding to pages adds."""
-        return Usage(s.asked, s.reserved, s.reserved - s.asked, s.shared.text_map.text_leaves())
+        return s.usage()

@@ -6,21 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from execbench.contract import Image, Proc, Region, Request, Support, Usage, pages_of
-from execbench.sim.memory import PAGE
+from execbench.contract import Image, Proc, Region, Request, Support, Totals, Usage, pages_of
 
 if TYPE_CHECKING:
-    from execbench.kernel.facade import Kernel, Shared
-
-
-@dataclass(slots=True, eq=False)
-class State:
-    """Running totals (bytes) over the regions that are allocated."""
-
-    shared: Shared
-    asked: int = 0
-    reserved: int = 0
-    regions: int = 0
+    from execbench.kernel.facade import Kernel
+    from execbench.kernel.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,28 +26,25 @@ class RwInplaceFinalize:
     )
     sync: Literal["none", "sync-core-ipi", "merged-flush", "rcu"] = "sync-core-ipi"
 
-    def start(self, k: Shared) -> State:
+    def start(self, k: Shared) -> Totals:
         """Nothing to set up."""
-        return State(k)
+        return Totals(k)
 
-    def alloc(self, k: Kernel, s: State, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
+    def alloc(self, k: Kernel, s: Totals, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
         """Reserve an address, take pages and map them RW and NX: absent entries need no flush."""
         regions = []
         for req in reqs:
-            area = yield from k.vmalloc_module(pages_of(req.size))
-            s.regions += 1
-            s.asked += req.size
-            s.reserved += area.pages * PAGE
-            regions.append(Region(s.regions, area.va, req.size, area.pages * PAGE, req.kind, area))
+            area = yield from k.vmalloc_node_range(pages_of(req.size), req.kind)
+            regions.append(s.take(req, area))
         return tuple(regions)
 
-    def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
+    def write(self, k: Kernel, s: Totals, region: Region, image: Image) -> Proc[None]:
         """Plain stores at the final address."""
-        k.spend("copy_byte", image.size)
+        k.store_text(region.va, image.size)
         return
         yield
 
-    def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """RW to RX with its mandatory flush for each region, then one synchronization for the group."""
         for region in regions:
             if self.sync == "merged-flush":
@@ -65,17 +52,16 @@ class RwInplaceFinalize:
             else:
                 yield from k.set_memory_rox(region.own)
         if self.sync == "sync-core-ipi":
-            yield from k.sync_core_each_cpu()
+            yield from k.sync_each_cpu()
         elif self.sync == "rcu":
             yield from k.synchronize_rcu()
 
-    def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def free(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """Vfree with VM_FLUSH_RESET_PERMS."""
         for region in regions:
-            yield from k.vfree_module(region.own)
-            s.asked -= region.size
-            s.reserved -= region.reserved
+            yield from k.vfree(region.own)
+            s.give(region)
 
-    def usage(self, s: State) -> Usage:
+    def usage(self, s: Totals) -> Usage:
         """Waste is what rounding to pages adds."""
-        return Usage(s.asked, s.reserved, s.reserved - s.asked, s.shared.text_map.text_leaves())
+        return s.usage()

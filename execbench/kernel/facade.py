@@ -7,106 +7,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from execbench.kernel import smp, vmalloc
-from execbench.kernel.locks import LOCKS
-from execbench.kernel.releases import Release
-from execbench.kernel.text import Region
-from execbench.kernel.workqueue import Worker, WorkItem
-from execbench.kernel.x86_64 import poke, set_memory
-from execbench.sim.dists import Exponential, Lognormal, dist_of_cost
+from execbench.kernel.text import Region, TextKind
+from execbench.kernel.workqueue import WorkItem
 from execbench.sim.engine import Proc
-from execbench.sim.locks import Hold, Lock, LockKind
-from execbench.sim.memory import PAGE, DirectMap, DirectPerm, Frames, KernelMap, VmapSpace, VmArea
+from execbench.sim.locks import Hold
+from execbench.sim.memory import DirectPerm, Perm, VmArea
 from execbench.sim.task import Task
 
 if TYPE_CHECKING:
-    from execbench.costs import CostTable
-    from execbench.kernel.operation import Operation, Recorder
-    from execbench.sim.machine import Machine
-    from execbench.sim.rng import Stream
-
-MODULES_VADDR = 0xFFFF_FFFF_C000_0000
-"""arch/x86/include/asm/pgtable_64_types.h: MODULES_VADDR with a 1 GiB kernel image window (RANDOMIZE_BASE)."""
-
-
-def _module_load_offset(stream: Stream) -> int:
-    """Return the pages, 1 to 1024, by which KASLR moves the first module (arch/x86: get_module_load_offset)."""
-    return 1 + int(stream.u() * 1024)
-
-
-DrawCost = Callable[[int, "Stream"], int]
-
-
-class Shared:
-    """What all tasks share: the machine, the release, memory, locks and the workers."""
-
-    def __init__(self, machine: Machine, release: Release, costs: CostTable) -> None:
-        """Boot: an empty module window and a direct map of huge leaves."""
-        self.machine = machine
-        self.cpus = machine.cpus
-        self.nodes = machine.nodes
-        self.release = release
-        self.interrupts = machine.interrupts
-        self.lazy_limit = release.lazy_limit(machine.cpus)
-        offset = _module_load_offset(machine.streams.stream("kaslr/modules"))
-        start = MODULES_VADDR + offset * PAGE
-        self.vmap = VmapSpace({vmalloc.MODULES: (start, release.module_window // PAGE - offset)})
-        self.frames = Frames(machine.memory_pages, fragmented=machine.fragmented)
-        self.direct_map = DirectMap(machine.memory_pages, machine.direct_map_leaf)
-        self.text_map = KernelMap()
-        self.jiffy_ns = 1_000_000_000 // machine.hz
-        self.drain_queued = False
-        self.cycles = {"lazy_purge": 0}  # turns of slow processes so far, by name
-        self.costs = costs
-        self.rates: dict[str, tuple[int, DrawCost | None]] = {
-            name: (costs[name].ps, _spread(costs, name)) for name in costs
-        }
-        self._handlers: dict[tuple[smp.Work, ...], int] = {}
-        self.locks: dict[str, Lock] = {}
-        for kind in LOCKS.values():
-            self.declare(kind)
-        self.workers: dict[int, Worker] = {}
-        self.recorder: Recorder
-
-    def declare(self, kind: LockKind) -> Lock:
-        """Make a lock of the kernel, a backend or a client; a name is declared once."""
-        if kind.name in self.locks:
-            raise ValueError(f"lock {kind.name} is declared twice")
-        lock = Lock(kind, self.machine.engine, self.machine.probe, self.costs.ns("lock_handoff"))
-        self.locks[kind.name] = lock
-        return lock
-
-    def handler_ns(self, work: tuple[smp.Work, ...]) -> int:
-        """Return what an interrupt handler with `work` takes (ns): medians, whose spread the background gives."""
-        ns = self._handlers.get(work)
-        if ns is None:
-            ns = self.costs.ns("ipi_handler") + sum(self.costs.ns(cost, n) for cost, n in work)
-            self._handlers[work] = ns
-        return ns
-
-    def view(self, task: Task) -> Kernel:
-        """Return the kernel as `task` sees it; whoever wants to listen has attached by now."""
-        probe = self.machine.probe
-        plain = self.machine.engine.merge and probe.spend is None and probe.call is None
-        return (Kernel if plain else ListenedKernel)(self, task)
-
-    def worker(self, cpu: int) -> Worker:
-        """Return the kworker of a CPU, made on first use."""
-        worker = self.workers.get(cpu)
-        if worker is None:
-            worker = self.workers[cpu] = Worker(self, cpu)
-        return worker
-
-
-def _spread(costs: CostTable, name: str) -> DrawCost | None:
-    """Return how one occurrence spreads around its median, or None if it does not."""
-    law = dist_of_cost(costs[name])
-    if isinstance(law, Lognormal):
-        sigma = law.sigma
-        return lambda ns, stream: int(ns * stream.lognormal(sigma) + 0.5)
-    if isinstance(law, Exponential):
-        mean_over_median = law.mean * 1000 / costs[name].ps
-        return lambda ns, stream: int(ns * mean_over_median * stream.e() + 0.5)
-    return None
+    from execbench.kernel.operation import Operation
+    from execbench.kernel.shared import Shared
 
 
 class _IrqsOff:
@@ -130,8 +40,8 @@ class Kernel:
     """One task's view: `yield from` what may wait, call what only spends."""
 
     __slots__ = (
-        "_cpu", "_irqs", "_rates", "_stream", "direct_map", "frames", "probe", "release", "shared", "task", "text_map",
-        "vmap",
+        "_cpu", "_irqs", "_rates", "_stream", "arch", "direct_map", "frames", "probe", "release", "shared", "task",
+        "text_map", "vmap",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, task: Task) -> None:
@@ -140,6 +50,7 @@ class Kernel:
         self.task = task
         self._cpu = task.cpu
         self.release = shared.release
+        self.arch = shared.arch
         self.vmap = shared.vmap
         self.frames = shared.frames
         self.direct_map = shared.direct_map
@@ -253,43 +164,50 @@ class Kernel:
         """Queue `work` on this CPU's kworker (kernel/workqueue.c:schedule_work)."""
         self.shared.worker(self.task.cpu.id).queue(name, work, operation)
 
-    # --- primitives -------------------------------------------------------------------------------------------------
+    # --- calls on other CPUs ------------------------------------------------------------------------------------------
 
-    def on_each_cpu(self, why: str, *work: smp.Work) -> Proc[None]:
+    def on_each_cpu(self, why: str, *work: smp.Work) -> Proc[int]:
         """See execbench.kernel.smp.on_each_cpu."""
         return smp.on_each_cpu(self, why, *work)
 
     def flush_tlb_all(self, caller: str, *also: smp.Work) -> Proc[None]:
-        """See execbench.kernel.smp.flush_tlb_all."""
-        return smp.flush_tlb_all(self, caller, *also)
+        """Flush every CPU's TLB as the architecture does; `also` is further work of the same handler, if there is one.
 
-    def sync_core_each_cpu(self) -> Proc[None]:
-        """See execbench.kernel.smp.sync_core_each_cpu."""
-        return smp.sync_core_each_cpu(self)
+        `caller` names the reason in the counters.
+        """
+        return self.arch.flush_tlb_all(self, caller, *also)
 
-    def vmalloc_module(self, pages: int) -> Proc[VmArea]:
-        """See execbench.kernel.vmalloc.vmalloc_module."""
-        return vmalloc.vmalloc_module(self, pages)
+    def flush_tlb_kernel_range(self, va: int, pages: int, caller: str) -> Proc[None]:
+        """Flush the translations of `pages` pages from `va` on, on every CPU."""
+        return self.arch.flush_tlb_kernel_range(self, va, pages, caller)
 
-    def vmap_unmapped(self, pages: int) -> Proc[VmArea]:
-        """See execbench.kernel.vmalloc.vmap_unmapped."""
-        return vmalloc.vmap_unmapped(self, pages)
+    def sync_each_cpu(self) -> Proc[None]:
+        """Force a context-synchronizing event on every CPU (x86 sync_core, arm64 kick_all_cpus_sync, riscv fence.i)."""
+        return self.arch.sync_each_cpu(self)
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def vmalloc_node_range(
+        self, pages: int, kind: TextKind, perm: Perm = "rw-nx", *, huge: bool = False
+    ) -> Proc[VmArea]:
+        """Map fresh pages in the kind's window, to be freed with VM_FLUSH_RESET_PERMS; see execbench.kernel.vmalloc."""
+        return vmalloc.vmalloc_node_range(self, pages, kind, perm, huge=huge)
+
+    def get_vm_area(self, pages: int, kind: TextKind) -> Proc[VmArea]:
+        """Reserve an address and pages without a mapping; see execbench.kernel.vmalloc."""
+        return vmalloc.get_vm_area(self, pages, kind)
 
     def map_text(self, area: VmArea) -> Proc[None]:
         """See execbench.kernel.vmalloc.map_text."""
         return vmalloc.map_text(self, area)
 
+    def vfree(self, area: VmArea) -> Proc[None]:
+        """See execbench.kernel.vmalloc.vfree."""
+        return vmalloc.vfree(self, area)
+
     def vfree_text(self, area: VmArea, reset_alias: bool) -> Proc[None]:
         """See execbench.kernel.vmalloc.vfree_text."""
         return vmalloc.vfree_text(self, area, reset_alias)
-
-    def text_poke(self, size: int) -> None:
-        """See execbench.kernel.x86_64.poke.text_poke."""
-        poke.text_poke(self, size, "copy_byte")
-
-    def vfree_module(self, area: VmArea) -> Proc[None]:
-        """See execbench.kernel.vmalloc.vfree_module."""
-        return vmalloc.vfree_module(self, area)
 
     def vmalloc_data(self, size: int) -> int:
         """See execbench.kernel.vmalloc.vmalloc_data."""
@@ -301,41 +219,72 @@ class Kernel:
 
     def set_memory_ro(self, area: VmArea, first: int = 0, pages: int | None = None) -> Proc[None]:
         """Make pages read-only, their direct map too (set_memory_ro)."""
-        return set_memory.change_page_attr(self, area, first, area.pages if pages is None else pages, "ro-nx", "ro")
+        return self.arch.set_memory_ro(self, area, first, area.pages if pages is None else pages)
 
-    def set_memory_x(self, area: VmArea) -> Proc[None]:
-        """Make read-only pages executable; the direct map stays NX (set_memory_x)."""
-        return set_memory.change_page_attr(self, area, 0, area.pages, "ro-x", None)
+    def set_memory_rw(self, area: VmArea, first: int = 0, pages: int | None = None) -> Proc[None]:
+        """Make pages writable, their direct map too (set_memory_rw)."""
+        return self.arch.set_memory_rw(self, area, first, area.pages if pages is None else pages)
 
-    def set_memory_rox(self, area: VmArea, *also: smp.Work) -> Proc[None]:
-        """Make pages read-only and executable in one operation (set_memory_rox).
+    def set_memory_x(self, area: VmArea, first: int = 0, pages: int | None = None) -> Proc[None]:
+        """Make pages executable (set_memory_x)."""
+        return self.arch.set_memory_x(self, area, first, area.pages if pages is None else pages)
 
-        `also` rides on its flush, not on that of a collapse.
+    def set_memory_nx(self, area: VmArea, first: int = 0, pages: int | None = None) -> Proc[None]:
+        """Make pages not executable (set_memory_nx)."""
+        return self.arch.set_memory_nx(self, area, first, area.pages if pages is None else pages)
+
+    def set_memory_rox(self, area: VmArea, *also: smp.Work, first: int = 0, pages: int | None = None) -> Proc[None]:
+        """Make pages read-only and executable, in one operation or two as release and architecture do (set_memory_rox).
+
+        `also` rides on its last flush where that is an interrupt, not on that of a collapse.
         """
-        return set_memory.change_page_attr(self, area, 0, area.pages, "ro-x", "ro", *also, collapse=True)
+        return self.arch.set_memory_rox(self, area, first, area.pages if pages is None else pages, *also)
 
     def set_direct_map(self, area: VmArea, perm: DirectPerm) -> Proc[bool]:
-        """Change the direct map of an area page by page without a flush (set_direct_map_*_noflush)."""
+        """Change the direct map of an area page by page (set_direct_map_*_noflush); say whether an entry changed."""
         self.count("set_direct_map", area.pages)
-        return set_memory.change_alias(self, area.runs, perm)
+        return self.arch.set_direct_map(self, area, perm)
 
-    def text_poke_copy(self, va: int, size: int) -> Proc[None]:
-        """See execbench.kernel.x86_64.poke.text_poke_copy."""
-        return poke.text_poke_copy(self, va, size)
+    # --- text ---------------------------------------------------------------------------------------------------------
 
-    def text_poke_set(self, va: int, size: int) -> Proc[None]:
-        """See execbench.kernel.x86_64.poke.text_poke_set."""
-        return poke.text_poke_set(self, va, size)
+    def flush_icache_range(self, va: int, size: int) -> Proc[None]:
+        """Make stores to text visible to instruction fetch on every CPU, synchronized as the architecture does."""
+        return self.arch.flush_icache_range(self, va, size)
 
-    def text_poke_batch(self, sites: int, length: int = 5) -> Proc[None]:
-        """See execbench.kernel.x86_64.poke.text_poke_batch."""
-        return poke.text_poke_batch(self, sites, length)
+    def bpf_arch_text_copy(self, va: int, size: int) -> Proc[None]:
+        """Copy `size` bytes over read-only text at `va` (kernel/bpf/core.c, arch/*/net)."""
+        return self.arch.bpf_arch_text_copy(self, va, size)
 
-    def expose(self, region: Region, via: str) -> None:
-        """Make a finished region reachable; `via` is the publication path that decides its safety."""
+    def bpf_arch_text_invalidate(self, va: int, size: int) -> Proc[None]:
+        """Fill `size` bytes of read-only text at `va` with trapping instructions (kernel/bpf/core.c, arch/*/net)."""
+        return self.arch.bpf_arch_text_invalidate(self, va, size)
+
+    def write_temporary_mm(self, va: int, size: int) -> Proc[None]:
+        """Write text at `va` through an alias in a mm that only this CPU has loaded; no lock, no other CPU is told."""
+        return self.arch.write_temporary_mm(self, va, size)
+
+    def store_text(self, va: int, size: int, content: str = "code", through: str = "text") -> None:
+        """Write text of final address `va` by plain stores through an alias that is writable; "trap" is a fill."""
+        self.spend("fill_byte" if content == "trap" else "copy_byte", size)
+        self.tell("store", va, size, content, through)
+
+    def patch_text(self, sites: int, length: int = 5) -> Proc[None]:
+        """Patch `sites` live branch instructions as a jump-label update does on this architecture."""
+        return self.arch.patch_text(self, sites, length)
+
+    # --- what an auditor wants to know --------------------------------------------------------------------------------
+
+    def expose(self, region: Region, via: str, inside: str = "rcu") -> None:
+        """Make a finished region reachable; `via` is the publication path, `inside` what protects who executes it."""
         self.count(f"expose:{via}")
-        if self.probe.reach is not None:
-            self.probe.reach(self.now, self.task, region, via)
+        self.tell("reach", region, via, inside)
+
+    def retire(self, region: Region) -> None:
+        """Make a region unreachable for newcomers; who is inside may still be."""
+        self.tell("unreach", region)
+
+    def tell(self, event: str, *fields: object) -> None:
+        """Report a fact of this point of the plan to whoever listens (execbench.sim.probe); nobody does here."""
 
 
 class ListenedKernel(Kernel):
@@ -358,3 +307,9 @@ class ListenedKernel(Kernel):
         super().count(primitive, units)
         if self.probe.call is not None:
             self.probe.call(self.now, self.task, primitive, units)
+
+    def tell(self, event: str, *fields: object) -> None:
+        """Report a fact with the time of this point of the plan."""
+        listener = getattr(self.probe, event)
+        if listener is not None:
+            self._cpu.mark(lambda at: listener(at, self.task, *fields))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from execbench.errors import InputError, did_you_mean
+from execbench.kernel.text import TextKind
 
 MIB = 1 << 20
+MODULE_ROX = (TextKind.MODULE_TEXT, TextKind.INIT_TEXT, TextKind.KPROBES, TextKind.FTRACE)
+"""Types whose range has EXECMEM_ROX_CACHE since 6.18 (arch/x86/mm/init.c: execmem_arch_setup)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """Facts of one release on x86_64; `None` in a rule means: computed from the machine as the release does."""
+    """Facts of one release; `None` in a rule means: computed from the machine as the release does."""
 
     name: str
     module_window: int = 1008 * MIB
@@ -22,9 +25,34 @@ class Release:
     """Bytes of a bpf_prog_pack per possible node (kernel/bpf/core.c: BPF_PROG_PACK_SIZE)."""
     pack_chunk: int = 64
     """Allocation unit inside a pack (kernel/bpf/core.c: BPF_PROG_CHUNK_SIZE)."""
+    pack_architectures: tuple[str, ...] = ("x86_64", "arm64", "riscv64")
+    """Architectures whose JIT draws from packs (arch/*/net/bpf_jit_comp.c: bpf_jit_binary_pack_alloc)."""
+    ibpb_on_cbpf: bool
+    """A classic program that reuses a pack flushes every CPU's branch predictor first, where the CPUs need it
+    (kernel/bpf/core.c: bpf_prog_pack_alloc, bpf_arch_pred_flush; arch/x86/kernel/cpu/bugs.c)."""
+    execmem: bool
+    """mm/execmem.c with a range for each type; before it, arch/*/kernel/module.c: module_alloc for all."""
+    rox_cache: tuple[TextKind, ...]
+    """Kinds that x86_64 serves from the cache of read-only executable 2M pages (arch/x86/mm/init.c:
+    execmem_arch_setup; mm/execmem.c: execmem_cache_alloc)."""
+    rox_merged: bool
+    """x86_64 has a set_memory_rox of one operation; else it is set_memory_ro, then set_memory_x
+    (arch/x86/mm/pat/set_memory.c: set_memory_rox, 6.2)."""
     rox_collapse: bool
     """set_memory_rox tries to restore huge leaves and flushes again if it did (arch/x86/mm/pat/set_memory.c:
     CPA_COLLAPSE, 6.15)."""
+    nx_ranged_flush: bool
+    """Operations on NX alone look for no alias, so that their flush may be ranged (arch/x86/mm/pat/set_memory.c:
+    change_page_attr_set_clr, checkalias)."""
+    cpa_mmap_lock: bool
+    """change_page_attr walks under the read side of init_mm's mmap lock, a collapse and a text poke's page walk too
+    (arch/x86/mm/pat/set_memory.c: __change_page_attr_set_clr, cpa_collapse_large_pages, 7.x)."""
+    alias_whole_area: bool
+    """arm64 changes the linear map of the whole vm_area, whatever part was asked for (arch/arm64/mm/pageattr.c:
+    change_memory_common, the loop over area->nr_pages)."""
+    linear_block_map: bool
+    """arm64 keeps block mappings in the linear map under rodata=full and splits them live, where the CPU can
+    (arch/arm64/mm/mmu.c: split_kernel_leaf_mapping, 6.18)."""
     poke_batch: int = 256
     """Sites per batch of the int3 protocol (arch/x86/kernel/alternative.c: TEXT_POKE_ARRAY_MAX, TP_VEC_MAX)."""
     flush_ceiling: int = 33
@@ -39,17 +67,30 @@ class Release:
     """As jiffies_till_first_fqs (kernel/rcu/tree.c: jiffies_till_next_fqs)."""
     lazy_max_pages: int | None = None
     """None = fls(num_online_cpus()) * 32 MiB / PAGE_SIZE (mm/vmalloc.c: lazy_max_pages)."""
+    csd_preemptible: bool
+    """A sender may be preempted while it waits for its calls (kernel/smp.c: smp_call_function_many_cond, put_cpu before
+    csd_lock_wait)."""
+    tasks_trace: Literal["holdouts", "srcu"]
+    """Tasks Trace RCU scans for readers itself, or is an SRCU domain (kernel/rcu/tasks.h: call_rcu_tasks_trace)."""
+    bpf_free_tasks: bool
+    """A program that a trampoline may still run is freed behind a Tasks RCU grace period first
+    (kernel/bpf/syscall.c: __bpf_prog_put_noref)."""
     aux_bytes: int
     """sizeof(struct bpf_insn_aux_data), one per instruction, vzalloc'ed for the verifier (kernel/bpf/verifier.c)."""
     source: str
 
     def __post_init__(self) -> None:
-        """Refuse rules that no kernel could have."""
+        """Refuse rules that no kernel could have; kinds may be given by their names."""
+        known = {kind.value for kind in TextKind}
         rules = {
             "module_window": (self.module_window >= 16 * MIB, "at least 16MiB"),
             "pack_bytes": (self.pack_bytes >= 4096 and self.pack_bytes % 4096 == 0, "whole pages"),
             "pack_chunk": (0 < self.pack_chunk <= 4096 and not self.pack_chunk & (self.pack_chunk - 1),
                            "a power of two up to 4096 bytes"),
+            "pack_architectures": (set(self.pack_architectures) <= {"x86_64", "arm64", "riscv64"},
+                                   "of x86_64, arm64, riscv64"),
+            "rox_cache": (set(self.rox_cache) <= known, "of " + ", ".join(sorted(known))),
+            "tasks_trace": (self.tasks_trace in ("holdouts", "srcu"), "holdouts or srcu"),
             "poke_batch": (self.poke_batch >= 1, "at least 1"),
             "flush_ceiling": (self.flush_ceiling >= 0, "0 or more"),
             "direct_wakes": (self.direct_wakes >= 0, "0 or more"),
@@ -61,6 +102,8 @@ class Release:
         for name, (holds, allowed) in rules.items():
             if not holds:
                 raise InputError(f"kernel.{name}", getattr(self, name), allowed, f"correct {name}")
+        object.__setattr__(self, "rox_cache", tuple(TextKind(kind) for kind in self.rox_cache))
+        object.__setattr__(self, "pack_architectures", tuple(self.pack_architectures))
 
     def fqs_jiffies(self, first: bool, hz: int, cpus: int) -> int:
         """Return the jiffies until the first (or next) force-quiescent-state scan."""
@@ -80,18 +123,77 @@ RELEASES = {
     release.name: release
     for release in (
         Release(
-            name="6.12",
+            name="6.1",
+            pack_architectures=("x86_64",),
+            ibpb_on_cbpf=True,
+            execmem=False,
+            rox_cache=(),
+            rox_merged=False,
             rox_collapse=False,
+            nx_ranged_flush=True,
+            cpa_mmap_lock=False,
+            alias_whole_area=True,
+            linear_block_map=False,
             wake_from_gp=False,
+            csd_preemptible=False,
+            tasks_trace="holdouts",
+            bpf_free_tasks=False,
+            aux_bytes=56,
+            source="Debian linux-source-6.1 (6.1.192)",
+        ),
+        Release(
+            name="6.12",
+            ibpb_on_cbpf=True,
+            execmem=True,
+            rox_cache=(),
+            rox_merged=True,
+            rox_collapse=False,
+            nx_ranged_flush=False,
+            cpa_mmap_lock=False,
+            alias_whole_area=True,
+            linear_block_map=False,
+            wake_from_gp=False,
+            csd_preemptible=False,
+            tasks_trace="holdouts",
+            bpf_free_tasks=False,
             aux_bytes=80,
             source="Debian linux-source-6.12 (6.12.117)",
         ),
         Release(
             name="6.18",
+            ibpb_on_cbpf=True,
+            execmem=True,
+            rox_cache=MODULE_ROX,
+            rox_merged=True,
             rox_collapse=True,
+            nx_ranged_flush=False,
+            cpa_mmap_lock=True,
+            alias_whole_area=False,
+            linear_block_map=True,
             wake_from_gp=None,
+            csd_preemptible=False,
+            tasks_trace="holdouts",  # traced: trc_wait_for_one_reader
+            bpf_free_tasks=False,
             aux_bytes=80,
             source="counts measured on 6.18.15; paths of the neighbouring releases, pinned by those counts",
+        ),
+        Release(
+            name="7.3",
+            ibpb_on_cbpf=True,
+            execmem=True,
+            rox_cache=(*MODULE_ROX, TextKind.BPF),
+            rox_merged=True,
+            rox_collapse=True,
+            nx_ranged_flush=False,
+            cpa_mmap_lock=True,
+            alias_whole_area=False,
+            linear_block_map=True,
+            wake_from_gp=True,
+            csd_preemptible=True,
+            tasks_trace="srcu",
+            bpf_free_tasks=True,
+            aux_bytes=136,
+            source="Debian linux-source-7.3 (7.3.4)",
         ),
     )
 }

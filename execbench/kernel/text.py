@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
+
+from execbench.sim.memory import Perm
 
 
 class TextKind(StrEnum):
@@ -61,3 +63,10 @@ class Usage:
     reserved: int
     internal_waste: int
     leaves: tuple[int, int]
+
+
+def changed(perm: Perm, write: bool | None, execute: bool | None) -> Perm:
+    """Return a present protection with W and X set or cleared; None leaves one as it is."""
+    w = perm in ("rw-nx", "rwx") if write is None else write
+    x = perm in ("ro-x", "rwx") if execute is None else execute
+    return cast(Perm, "rwx" if w and x else "rw-nx" if w else "ro-x" if x else "ro-nx")

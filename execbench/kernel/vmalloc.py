@@ -1,58 +1,69 @@
-"""vmalloc and vfree: areas in the module window, lazily freed addresses, and who flushes them (mm/vmalloc.c)."""
+"""vmalloc and vfree: areas in the windows for code, lazily freed addresses, and who flushes them (mm/vmalloc.c)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from execbench.errors import AddressSpaceExhausted, SimulatedFailure
-from execbench.kernel.smp import flush_tlb_all, flush_tlb_kernel_range
+from execbench.kernel.text import TextKind
 from execbench.sim.engine import Proc
-from execbench.sim.memory import PAGE, OutOfFrames, VmArea
+from execbench.sim.memory import PAGE, PMD_PAGES, OutOfFrames, Perm, VmArea
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
 
-MODULES = "modules"
 GUARD = 1
 
 
-def vmalloc_module(k: Kernel, pages: int) -> Proc[VmArea]:
-    """Map `pages` fresh pages RW and NX in the module window, to be freed with VM_FLUSH_RESET_PERMS.
+def vmalloc_node_range(
+    k: Kernel, pages: int, kind: TextKind, perm: Perm = "rw-nx", *, huge: bool = False
+) -> Proc[VmArea]:
+    """Map `pages` fresh pages in the window of `kind`, to be freed with VM_FLUSH_RESET_PERMS.
 
-    mm/vmalloc.c:__vmalloc_node_range.
+    mm/vmalloc.c:__vmalloc_node_range. huge: VM_ALLOW_HUGE_VMAP, whole PMD leaves where frames and address allow.
     """
-    area = yield from vmap_unmapped(k, pages)
+    area = yield from get_vm_area(k, pages, kind, huge=huge)
     area.reset_perms = True
-    k.text_map.map(area, "rw-nx")
-    k.spend("pte_set", pages)
+    entries = k.text_map.map(area, perm, huge=huge)
+    k.tell("map", area, 0, pages, perm)
+    k.spend("pte_set", entries)
+    k.arch.flush_cache_vmap(k, area)
     return area
 
 
-def vmap_unmapped(k: Kernel, pages: int) -> Proc[VmArea]:
-    """Reserve an area of the module window and pages for it, without a mapping.
+def get_vm_area(k: Kernel, pages: int, kind: TextKind, *, huge: bool = False) -> Proc[VmArea]:
+    """Reserve an area of the kind's window and pages for it, without a mapping (__get_vm_area_node).
 
-    Module-window requests always search the global tree: the per-node pools serve the whole VMALLOC range only.
-    Raises AddressSpaceExhausted when the window has no hole even after a purge.
+    Code windows always search the global tree: the per-node pools serve the whole VMALLOC range only. Windows are tried
+    in turn. Raises AddressSpaceExhausted when none has a hole even after a purge.
     """
     k.count("vmalloc", pages)
-    area = yield from _alloc_vmap_area(k, pages)
-    if area is None:
-        yield from purge_vmap_area_lazy(k)
-        area = yield from _alloc_vmap_area(k, pages)
+    windows = k.arch.windows_for(kind)
+    for window in windows:
+        area = yield from _alloc_vmap_area(k, window, pages, huge)
         if area is None:
-            hole = k.vmap.largest_hole(MODULES)
-            raise AddressSpaceExhausted(
-                "window-exhausted",
-                f"no hole of {pages + GUARD} pages in the module window (largest: {hole})",
-                {"window": MODULES, "pages": pages, "largest_hole": hole},
-            )
+            yield from purge_vmap_area_lazy(k)
+            area = yield from _alloc_vmap_area(k, window, pages, huge)
+        if area is not None:
+            break
+        k.count("window_full")
+    else:
+        holes = {window: k.vmap.largest_hole(window) for window in windows}
+        raise AddressSpaceExhausted(
+            "window-exhausted",
+            f"no hole of {pages + GUARD} pages for {kind} (largest: {holes})",
+            {"windows": holes, "pages": pages},
+        )
     yield from k.settle()
+    blocks = k.frames.alloc_pmd(pages // PMD_PAGES) if huge and pages % PMD_PAGES == 0 else None
     try:
-        area.runs = k.frames.alloc(pages)
+        area.runs = blocks or k.frames.alloc(pages)
     except OutOfFrames as short:
         detail = f"{pages} pages asked, {short.args[1]} free"
         raise SimulatedFailure("out-of-memory", detail, {"pages": pages}) from short
+    area.huge = huge
     k.spend("page_alloc", pages)
+    k.tell("map", area, 0, pages, "none")
     return area
 
 
@@ -61,7 +72,9 @@ def map_text(k: Kernel, area: VmArea) -> Proc[None]:
     yield from k.settle()
     k.count("map_text", area.pages)
     k.text_map.map(area, "ro-x")
+    k.tell("map", area, 0, area.pages, "ro-x")
     k.spend("pte_set", area.pages)
+    k.arch.flush_cache_vmap(k, area)
 
 
 def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
@@ -74,6 +87,7 @@ def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
     k.count("vfree", area.pages)
     if area in k.text_map:
         k.text_map.unmap(area)
+        k.tell("map", area, 0, area.pages, "none")
         k.spend("pte_set", area.pages)
     k.vmap.free_lazy(area)
     _drain_if_many(k)
@@ -82,17 +96,18 @@ def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
         yield from k.set_direct_map(area, "rw")
     yield from k.settle()
     k.frames.free(area.runs)
+    k.tell("freed", area)
     k.spend("page_free", area.pages)
 
 
-def _alloc_vmap_area(k: Kernel, pages: int) -> Proc[VmArea | None]:
+def _alloc_vmap_area(k: Kernel, window: str, pages: int, huge: bool) -> Proc[VmArea | None]:
     with (yield from k.lock("free_vmap_area_lock")):
         k.spend("vmap_area_alloc")
-        return k.vmap.alloc(MODULES, pages, GUARD)
+        return k.vmap.alloc(window, pages, GUARD, align=PMD_PAGES if huge and pages >= PMD_PAGES else 1)
 
 
-def vfree_module(k: Kernel, area: VmArea) -> Proc[None]:
-    """Free an area of the module window; with VM_FLUSH_RESET_PERMS its pages leave and re-enter the direct map.
+def vfree(k: Kernel, area: VmArea) -> Proc[None]:
+    """Free an area of code; with VM_FLUSH_RESET_PERMS its pages leave and re-enter the direct map.
 
     mm/vmalloc.c:vfree, remove_vm_area, vm_reset_perms: unmap without a flush, make the direct map not-present page by
     page, purge everything lazy together with this area by one flush, restore the direct map, free the pages.
@@ -100,6 +115,7 @@ def vfree_module(k: Kernel, area: VmArea) -> Proc[None]:
     yield from k.settle()
     k.count("vfree", area.pages)
     k.text_map.unmap(area)
+    k.tell("map", area, 0, area.pages, "none")
     k.vmap.free_lazy(area)
     _drain_if_many(k)
     k.spend("vmap_area_free")
@@ -111,6 +127,7 @@ def vfree_module(k: Kernel, area: VmArea) -> Proc[None]:
         yield from k.set_direct_map(area, "rw")
     yield from k.settle()
     k.frames.free(area.runs)
+    k.tell("freed", area)
     k.spend("page_free", area.pages)
 
 
@@ -170,7 +187,7 @@ def vm_unmap_aliases(k: Kernel, direct_map_pages: int = 0) -> Proc[None]:
         k.spend("unmap_aliases_cpu", k.shared.cpus)
         purged = yield from _purge_locked(k, direct_map_pages > 0)
         if direct_map_pages and not purged:
-            yield from flush_tlb_kernel_range(k, direct_map_pages, "flush_reset_perms")
+            yield from k.arch.flush_tlb_kernel_range(k, 0, direct_map_pages, "flush_reset_perms")
 
 
 def _purge_locked(k: Kernel, everything: bool = False) -> Proc[bool]:
@@ -183,9 +200,9 @@ def _purge_locked(k: Kernel, everything: bool = False) -> Proc[bool]:
     k.cycle("lazy_purge")
     k.spend("vmap_purge")
     if everything:
-        yield from flush_tlb_all(k, "purge_flush")
+        yield from k.arch.flush_tlb_all(k, "purge_flush")
     else:
-        yield from flush_tlb_kernel_range(k, lazy.pages_spanned, "purge_flush")
+        yield from k.arch.flush_tlb_kernel_range(k, lazy.va, lazy.pages_spanned, "purge_flush")
     yield from k.settle()
     k.vmap.release_lazy(lazy)
     k.spend("vmap_purge_area", lazy.areas)

@@ -10,8 +10,9 @@ from execbench.sim.engine import Proc
 from execbench.sim.task import Task
 
 if TYPE_CHECKING:
-    from execbench.kernel.facade import Kernel, Shared
+    from execbench.kernel.facade import Kernel
     from execbench.kernel.operation import Operation
+    from execbench.kernel.shared import Shared
 
 WorkItem = Callable[["Kernel"], Proc[Any]]
 

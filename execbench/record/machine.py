@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from execbench.kernel.facade import Shared
+from execbench.kernel.shared import Shared
 from execbench.sim.engine import Class, event_key
 
 BINS = 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from execbench.costs import CostTable
 from execbench.errors import MachineError
@@ -30,11 +30,12 @@ class Machine:
     ) -> None:
         """`named` are the CPUs that may ever host a task; they keep their identity in the background model."""
         topology = spec["topology"]
+        self.arch: str = spec.get("arch", "x86_64")
+        self.features: dict[str, Any] = spec.get("features", {})
         self.cpus: int = topology["cpus"]
         self.nodes: int = topology.get("nodes", 1)
         self.memory_pages = topology.get("memory", _DEFAULT_MEMORY) // PAGE
         self.fragmented = False
-        self.direct_map_leaf: Literal["1G", "2M", "4K"] = "1G"
         self.hz: int = spec["kernel"]["hz"]
         self.streams = streams
         self.probe = Probe()

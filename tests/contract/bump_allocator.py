@@ -22,7 +22,7 @@ class BumpAllocator:
     def alloc(self, k, s, reqs):
         areas = []
         for req in reqs:
-            area = yield from k.vmalloc_module(pages_of(req.size))
+            area = yield from k.vmalloc_node_range(pages_of(req.size), req.kind)
             areas.append(area)
         made = tuple(Region(0, a.va, r.size, a.pages * 4096, r.kind, a) for a, r in zip(areas, reqs, strict=True))
         s.live += made
@@ -36,11 +36,11 @@ class BumpAllocator:
     def finalize(self, k, s, regions):
         for region in regions:
             yield from k.set_memory_rox(region.own)
-            yield from k.text_poke_copy(region.va, region.size)
+            yield from k.bpf_arch_text_copy(region.va, region.size)
 
     def free(self, k, s, regions):
         for region in regions:
-            yield from k.vfree_module(region.own)
+            yield from k.vfree(region.own)
             s.live.remove(region)
 
     def usage(self, s):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from execbench.backends.bpf_prog_pack import BpfProgPack
-from execbench.backends.module_alloc import ModuleAlloc, State
+from execbench.backends.module_alloc import ModuleAlloc
 from execbench.backends.rw_inplace_finalize import RwInplaceFinalize
 from execbench.conformance import check
-from execbench.contract import Proc, Region
+from execbench.contract import Proc, Region, Totals
 from execbench.kernel.facade import Kernel
 from execbench.registry.plugins import class_for, registered
 
@@ -42,25 +42,25 @@ def test_a_backend_in_a_file_conforms() -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Leaks(ModuleAlloc):
-    def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def free(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         yield from k.settle()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _KeepsTheLock(ModuleAlloc):
-    def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         yield from k.lock("text_mutex")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _NeverExecutable(ModuleAlloc):
-    def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+    def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         yield from k.settle()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WrongSize(ModuleAlloc):
-    def alloc(self, k: Kernel, s: State, reqs: Any) -> Proc[tuple[Region, ...]]:
+    def alloc(self, k: Kernel, s: Totals, reqs: Any) -> Proc[tuple[Region, ...]]:
         regions = yield from super().alloc(k, s, reqs)
         for region in regions:
             region.size += 1

@@ -18,9 +18,10 @@ from execbench.backends.bpf_prog_pack import BpfProgPack
 from execbench.clients.bpf import Bpf, Loaded, Loader, Program
 from execbench.contract import Proc, Setting
 from execbench.costs import CostTable
-from execbench.kernel.facade import Kernel, ListenedKernel, Shared
+from execbench.kernel.facade import Kernel, ListenedKernel
 from execbench.kernel.operation import Operation
 from execbench.kernel.releases import release_from
+from execbench.kernel.shared import Shared
 from execbench.sim.machine import Machine
 from execbench.sim.rng import Streams
 from execbench.sim.task import Task
@@ -148,13 +149,13 @@ class _TracedKernel(ListenedKernel):
 
     __slots__ = ()
 
-    def text_poke_copy(self, va: int, size: int) -> Proc[None]:
+    def bpf_arch_text_copy(self, va: int, size: int) -> Proc[None]:
         self.count("text_poke_copy")
-        return super().text_poke_copy(va, size)
+        return super().bpf_arch_text_copy(va, size)
 
-    def text_poke_set(self, va: int, size: int) -> Proc[None]:
+    def bpf_arch_text_invalidate(self, va: int, size: int) -> Proc[None]:
         self.count("text_poke_set")
-        return super().text_poke_set(va, size)
+        return super().bpf_arch_text_invalidate(va, size)
 
 
 class _Traced(Shared):

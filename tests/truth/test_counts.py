@@ -201,7 +201,7 @@ def flip(release: str, *batches: int) -> tuple[Operation, int]:
     def body(k: Kernel) -> Proc[None]:
         k.begin(bench.operation("flip"), "patch")
         for sites in batches:
-            yield from k.text_poke_batch(sites)
+            yield from k.patch_text(sites)
         k.end()
 
     bench.task("flip", body)

@@ -96,7 +96,7 @@ def _flip(bench: Bench, n: int) -> None:
         for _ in range(n):
             for kind in ("on", "off"):
                 k.begin(bench.operation(kind), "patch")
-                yield from k.text_poke_batch(SITES)
+                yield from k.patch_text(SITES)
                 k.end()
                 yield from k.settle()
 

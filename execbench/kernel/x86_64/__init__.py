@@ -1,1 +1,1 @@
-"""x86_64: change_page_attr and text poking."""
+"""x86_64: TLB flushes by interrupt or broadcast, change_page_attr, text poking."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from execbench.kernel.smp import sync_core_each_cpu
+from execbench.kernel.x86_64.tlb import sync_core_each_cpu
 from execbench.sim.engine import Proc
 from execbench.sim.memory import PAGE
 
@@ -23,30 +23,34 @@ def chunks(va: int, size: int) -> list[int]:
     return sizes
 
 
-def text_poke(k: Kernel, size: int, per_byte: str) -> None:
+def text_poke(k: Kernel, va: int, size: int, per_byte: str, content: str) -> None:
     """Write `size` bytes through the alias in text_poke_mm, interrupts off, and flush it locally (__text_poke)."""
     cpu = k.task.cpu
     k.count("text_poke", size)
     cpu.mask()
+    k.tell("window", "mm", va, size, True)
     k.spend("text_poke")
     k.spend(per_byte, size)
+    k.tell("store", va, size, content, "mm")
+    k.tell("window", "mm", va, size, False)
     cpu.unmask()
 
 
 def text_poke_copy(k: Kernel, va: int, size: int) -> Proc[None]:
     """Copy `size` bytes to read-only text at `va`; no other CPU is told (text_poke_copy)."""
-    return _poke_all(k, va, size, "copy_byte")
+    return _poke_all(k, va, size, "copy_byte", "code")
 
 
 def text_poke_set(k: Kernel, va: int, size: int) -> Proc[None]:
     """Fill `size` bytes of read-only text at `va` with int3; no other CPU is told (text_poke_set)."""
-    return _poke_all(k, va, size, "fill_byte")
+    return _poke_all(k, va, size, "fill_byte", "trap")
 
 
-def _poke_all(k: Kernel, va: int, size: int, per_byte: str) -> Proc[None]:
+def _poke_all(k: Kernel, va: int, size: int, per_byte: str, content: str) -> Proc[None]:
     with (yield from k.lock("text_mutex")):
         for n in chunks(va, size):
-            text_poke(k, n, per_byte)
+            text_poke(k, va, n, per_byte, content)
+            va += n
 
 
 def text_poke_batch(k: Kernel, sites: int, length: int = 5) -> Proc[None]:
@@ -62,5 +66,5 @@ def text_poke_batch(k: Kernel, sites: int, length: int = 5) -> Proc[None]:
             k.spend("int3_queue", batch)
             for size in (1, length - 1, 1) if length > 1 else (1, 1):
                 for _ in range(batch):
-                    text_poke(k, size, "copy_byte")
+                    text_poke(k, 0, size, "copy_byte", "site")
                 yield from sync_core_each_cpu(k)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from execbench.kernel.smp import Work, flush_tlb_all
+from execbench.kernel.smp import Work
+from execbench.kernel.text import changed
 from execbench.kernel.vmalloc import vm_unmap_aliases
+from execbench.kernel.x86_64.tlb import flush_tlb_all
 from execbench.sim.engine import Proc
-from execbench.sim.memory import DirectPerm, Perm, Run, VmArea
+from execbench.sim.memory import DirectPerm, Run, VmArea
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
@@ -18,12 +20,13 @@ def change_page_attr(
     area: VmArea,
     first: int,
     pages: int,
-    perm: Perm,
-    alias: DirectPerm | None,
     *also: Work,
+    write: bool | None = None,
+    execute: bool | None = None,
+    alias: DirectPerm | None = None,
     collapse: bool = False,
 ) -> Proc[None]:
-    """Give pages first..first+pages of `area` the protection `perm`, and `alias` to their direct map.
+    """Set or clear W and X (None: leave) of pages first..first+pages of `area`, and give `alias` to their direct map.
 
     change_page_attr_set_clr: vm_unmap_aliases() comes first even if nothing will change; 4K leaves are rewritten one by
     one; the alias follows except for NX (the direct map is always NX); a huge leaf that is only partly covered is
@@ -34,7 +37,9 @@ def change_page_attr(
     k.count("change_page_attr", pages)
     yield from vm_unmap_aliases(k)
     yield from k.settle()
+    perm = changed(k.text_map.perm(area, first), write, execute)
     change = k.text_map.protect(area, first, pages, perm)
+    k.tell("map", area, first, pages, perm)
     k.spend("cpa_page", change.looked)
     for _ in range(change.splits):
         yield from _split(k)
@@ -59,6 +64,7 @@ def change_alias(k: Kernel, runs: tuple[Run, ...], perm: DirectPerm) -> Proc[boo
     for run in runs:
         k.spend("cpa_page", run.n)
         split = k.direct_map.change(run, perm, by_page=True)
+        k.tell("alias", "direct", run.pfn, run.n, perm)
         changed = changed or split.entries > 0
         for _ in range(split.pud + split.pmd):
             yield from _split(k)

@@ -68,6 +68,8 @@ class Lazy(NamedTuple):
     pages: int
     pages_spanned: int
     placed: tuple[VmArea, ...]
+    va: int
+    """First byte of what the flush spans; 0 where unplaced areas make it everything."""
 
 
 class VmapSpace:
@@ -162,7 +164,8 @@ class VmapSpace:
             spanned = (
                 max((area.end for area in self._lazy), default=0) - min((area.va for area in self._lazy), default=0)
             ) // PAGE
-        taken = Lazy(areas, pages, spanned, tuple(self._lazy))
+        first = 0 if self._unplaced else min((area.va for area in self._lazy), default=0)
+        taken = Lazy(areas, pages, spanned, tuple(self._lazy), first)
         self._flushing.update(self._lazy)
         self._lazy.clear()
         self._unplaced.clear()

@@ -1,0 +1,115 @@
+"""The x86_64 kernel's side of execbench.kernel.arch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from execbench.kernel.text import TextKind
+from execbench.kernel.x86_64 import poke, set_memory, tlb
+from execbench.sim.engine import Proc
+from execbench.sim.memory import PAGE, DirectPerm, Leaf, VmArea
+
+if TYPE_CHECKING:
+    from execbench.kernel.facade import Kernel
+    from execbench.kernel.releases import Release
+    from execbench.kernel.smp import Work
+    from execbench.sim.rng import Stream
+
+MODULES = "modules"
+MODULES_VADDR = 0xFFFF_FFFF_C000_0000
+"""arch/x86/include/asm/pgtable_64_types.h: MODULES_VADDR with a 1 GiB kernel image window (RANDOMIZE_BASE)."""
+
+
+class Arch:
+    """One release on one machine."""
+
+    name = "x86_64"
+    direct_map_leaf: Leaf = "1G"
+
+    def __init__(self, release: Release, features: Mapping[str, Any]) -> None:
+        """`features` are the machine's."""
+        self.release = release
+        self.features = features
+
+    def windows(self, stream: Stream) -> dict[str, tuple[int, int]]:
+        """One window for modules, BPF and all other text; KASLR moves its start by 1 to 1024 pages.
+
+        arch/x86/kernel/module.c:get_module_load_offset, arch/x86/mm/init.c:execmem_arch_setup.
+        """
+        offset = 1 + int(stream.u() * 1024)
+        return {MODULES: (MODULES_VADDR + offset * PAGE, self.release.module_window // PAGE - offset)}
+
+    def windows_for(self, kind: TextKind) -> tuple[str, ...]:
+        """All text must lie within 2 GiB of the kernel image."""
+        return (MODULES,)
+
+    def spend_ipi_send(self, k: Kernel, targets: int) -> None:
+        """All-but-self goes out as one shorthand write (arch/x86/kernel/apic/ipi.c: native_send_call_func_ipi)."""
+        k.spend("ipi_send")
+
+    def flush_tlb_all(self, k: Kernel, caller: str, *also: Work) -> Proc[None]:
+        """See execbench.kernel.x86_64.tlb."""
+        return tlb.flush_tlb_all(k, caller, *also)
+
+    def flush_tlb_kernel_range(self, k: Kernel, va: int, pages: int, caller: str) -> Proc[None]:
+        """See execbench.kernel.x86_64.tlb."""
+        return tlb.flush_tlb_kernel_range(k, va, pages, caller)
+
+    def flush_cache_vmap(self, k: Kernel, area: VmArea) -> None:
+        """Nothing: absent entries are never cached."""
+
+    def set_memory_ro(self, k: Kernel, area: VmArea, first: int, pages: int) -> Proc[None]:
+        """Clear W here and in the direct map."""
+        return set_memory.change_page_attr(k, area, first, pages, write=False, alias="ro")
+
+    def set_memory_rw(self, k: Kernel, area: VmArea, first: int, pages: int) -> Proc[None]:
+        """Set W here and in the direct map."""
+        return set_memory.change_page_attr(k, area, first, pages, write=True, alias="rw")
+
+    def set_memory_x(self, k: Kernel, area: VmArea, first: int, pages: int) -> Proc[None]:
+        """Clear NX here; the direct map stays NX."""
+        return set_memory.change_page_attr(k, area, first, pages, execute=True)
+
+    def set_memory_nx(self, k: Kernel, area: VmArea, first: int, pages: int) -> Proc[None]:
+        """Set NX."""
+        return set_memory.change_page_attr(k, area, first, pages, execute=False)
+
+    def set_memory_rox(self, k: Kernel, area: VmArea, first: int, pages: int, *also: Work) -> Proc[None]:
+        """Both in one operation (since 6.2)."""
+        return set_memory.change_page_attr(
+            k, area, first, pages, *also, write=False, execute=True, alias="ro", collapse=True
+        )
+
+    def set_direct_map(self, k: Kernel, area: VmArea, perm: DirectPerm) -> Proc[bool]:
+        """No flush but those of splits."""
+        return set_memory.change_alias(k, area.runs, perm)
+
+    def sync_each_cpu(self, k: Kernel) -> Proc[None]:
+        """See execbench.kernel.x86_64.tlb.sync_core_each_cpu."""
+        return tlb.sync_core_each_cpu(k)
+
+    def flush_icache_range(self, k: Kernel, va: int, size: int) -> Proc[None]:
+        """Nothing: instruction fetch is coherent with stores."""
+        return
+        yield
+
+    def bpf_arch_text_copy(self, k: Kernel, va: int, size: int) -> Proc[None]:
+        """text_poke_copy."""
+        return poke.text_poke_copy(k, va, size)
+
+    def bpf_arch_text_invalidate(self, k: Kernel, va: int, size: int) -> Proc[None]:
+        """text_poke_set with int3."""
+        return poke.text_poke_set(k, va, size)
+
+    def write_temporary_mm(self, k: Kernel, va: int, size: int) -> Proc[None]:
+        """__text_poke without text_mutex."""
+        for n in poke.chunks(va, size):
+            poke.text_poke(k, va, n, "copy_byte", "code")
+            va += n
+        return
+        yield
+
+    def patch_text(self, k: Kernel, sites: int, length: int) -> Proc[None]:
+        """smp_text_poke_batch: the int3 protocol."""
+        return poke.text_poke_batch(k, sites, length)
