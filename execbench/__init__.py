@@ -11,10 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from execbench.api import Plan, Results, Verification, load, run, sweep, verify
+    from execbench.api import Plan, Results, Verification, check, load, run, sweep, verify
     from execbench.errors import ExecbenchError
 
-__all__ = ["ExecbenchError", "Plan", "Results", "Verification", "load", "run", "sweep", "verify"]
+__all__ = ["ExecbenchError", "Plan", "Results", "Verification", "check", "load", "run", "sweep", "verify"]
 
 _HOME = dict.fromkeys(__all__, "execbench.api") | {"ExecbenchError": "execbench.errors"}
 

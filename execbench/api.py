@@ -1,4 +1,4 @@
-"""The commands as functions: `run`, `sweep`, `load`, `verify`. The command line is a skin over this module."""
+"""The commands as functions: `run`, `sweep`, `load`, `verify`, `check`. The command line is a skin over this module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from execbench.conformance import Conformance, conformance
 from execbench.errors import InputError
+from execbench.scaffold import write_backend
 from execbench.store import manifest, parts
 from execbench.store.schema import TABLES
 from execbench.study.expand import Asked, Study, expand
@@ -20,7 +22,10 @@ from execbench.study.work import Progress, ProgressCall, carry_out, directory_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Plan", "Progress", "Results", "Verification", "load", "run", "sweep", "verify"]
+__all__ = [
+    "Conformance", "Plan", "Progress", "Results", "Verification", "check", "load", "new_backend", "run", "sweep",
+    "verify",
+]  # fmt: skip
 
 Settings = Iterable[str] | Mapping[str, Any]
 
@@ -72,6 +77,19 @@ def load(directory: str | Path) -> Results:
 def verify(directory: str | Path, all: bool = False, workers: int | None = None) -> Verification:
     """Simulate one replication of each cell again (every one with `all`) and say which level of sameness held."""
     return _verified(Path(directory), all, workers)
+
+
+def check(backend: str, architectures: Iterable[str] | None = None) -> Conformance:
+    """Run the conformance suite on `NAME`, `NAME[field=value,...]` or `./FILE.py[:Class]`; InputError if unknown.
+
+    On every architecture and release that the backend declares, or on these architectures only.
+    """
+    return conformance(backend, architectures)
+
+
+def new_backend(file: str | Path) -> None:
+    """Write a backend that conforms as it stands into a new file; InputError if it exists or cannot be written."""
+    write_backend(Path(file))
 
 
 def _computed(study: Study, out: str | Path | None, workers: int | None, restart: bool,

@@ -7,22 +7,27 @@ depends on how long anything takes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from execbench.contract import Image, Proc, Region, Request, Support, TextKind
 from execbench.costs import CATALOGUE, Cost, CostTable, Evidence
-from execbench.errors import SimulatedFailure
+from execbench.errors import ExecbenchError, InputError, SimulatedFailure, did_you_mean
+from execbench.kernel.arch import ARCHITECTURES
 from execbench.kernel.facade import Kernel
 from execbench.kernel.operation import Operation
 from execbench.kernel.releases import RELEASES, release_from
 from execbench.kernel.shared import Shared
+from execbench.registry.params import constructed, given_fields, resolved
+from execbench.registry.plugins import class_for, source_of
 from execbench.sim.machine import Machine
 from execbench.sim.rcu import RcuRules
 from execbench.sim.rng import Streams
 from execbench.sim.task import Task
+from execbench.study.arms import parse_arm
 
 VERBS = ("start", "alloc", "write", "finalize", "free", "usage")
 SIZES = (1, 63, 64, 65, 4095, 4096, 4097, 8192, 20_000, 3 << 20)
@@ -41,21 +46,92 @@ class Finding:
         return f"{self.rule}: {self.seen}"
 
 
-def check(backend: Any) -> list[Finding]:
-    """Return what the backend breaks on any release; an empty list means that it conforms."""
+@dataclass(frozen=True)
+class Conformance:
+    """What the suite found about one backend as it was named."""
+
+    backend: str
+    places: tuple[Place, ...]
+    refused: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no rule is broken and something was checked."""
+        return not self.findings and bool(self.places)
+
+    def __str__(self) -> str:
+        """The findings, or what was checked."""
+        if self.refused and not self.places:
+            return f"{self.backend}: n/a ({self.refused})"
+        architectures = ", ".join(dict.fromkeys(place.arch for place in self.places))
+        releases = ", ".join(dict.fromkeys(place.release for place in self.places))
+        head = f"{self.backend} on {architectures}, releases {releases}: "
+        if self.ok:
+            return f"{head}conforms ({len(SCENARIOS) * len(self.places)} scenarios)"
+        return "\n".join([f"{head}{len(self.findings)} findings", *(f"  {finding}" for finding in self.findings)])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a backend is checked: an architecture, a release, and the kind of text that is asked for."""
+
+    arch: str
+    release: str
+    kind: TextKind
+
+    def __str__(self) -> str:
+        """As findings name it."""
+        return f"{self.arch}, {self.release}, {self.kind}"
+
+
+def check(backend: Any, architectures: Iterable[str] | None = None) -> list[Finding]:
+    """Return what the backend breaks on any release of these architectures (default: all that it declares).
+
+    An empty list means that it conforms.
+    """
     findings = list(_shape(backend))
     if findings:
         return findings
-    for release in RELEASES:
-        for scenario in (_one_by_one, _groups, _two_tasks, _never_finalized):
+    for place in places(backend, architectures):
+        for scenario in SCENARIOS:
+            where = f"({scenario.__name__.strip('_')}, {place})"
             try:
-                findings += (
-                    Finding(f"{finding.rule} ({scenario.__name__.strip('_')}, {release})", finding.seen)
-                    for finding in scenario(backend, release)
-                )
-            except (SimulatedFailure, AssertionError, ValueError, TypeError, AttributeError) as error:
-                findings.append(Finding(f"runs ({scenario.__name__.strip('_')}, {release})", repr(error)))
+                findings += (Finding(f"{found.rule} {where}", found.seen) for found in scenario(backend, place))
+            except (ExecbenchError, SimulatedFailure, AssertionError, ValueError, TypeError, AttributeError) as error:
+                findings.append(Finding(f"runs {where}", repr(error)))
     return findings
+
+
+def conformance(arm: str, architectures: Iterable[str] | None = None) -> Conformance:
+    """Return what the suite finds about an arm as `--backend` takes it; InputError if there is no such backend."""
+    parsed = parse_arm(arm, "BACKEND")
+    source = source_of(parsed.file, "BACKEND") if parsed.file else None
+    name = parsed.cls or (Path(parsed.file).stem if parsed.file else parsed.name)
+    cls = class_for("backends", name, "BACKEND", source)
+    root = f"backend.{name}"
+    backend = constructed(cls, resolved(cls, given_fields(cls, parsed.params, root), root), root)
+    wanted = None if architectures is None else tuple(architectures)
+    for arch in wanted or ():
+        if arch not in ARCHITECTURES:
+            raise InputError(
+                "--arch", arch, ", ".join(ARCHITECTURES), did_you_mean(arch, ARCHITECTURES) or "correct it"
+            )
+    support = getattr(cls, "support", Support())
+    refused = "; ".join(filter(None, (support.refusal(arch) for arch in wanted or ())))
+    if wanted is not None:
+        wanted = tuple(arch for arch in wanted if not support.refusal(arch))
+    where = tuple(places(backend, wanted)) if isinstance(support, Support) else ()
+    return Conformance(arm, where, refused, tuple(check(backend, wanted)))
+
+
+def places(backend: Any, architectures: Iterable[str] | None = None) -> Iterator[Place]:
+    """Yield what a backend declares: its architectures on every release, with each kind that has a path of its own."""
+    support: Support = type(backend).support
+    for arch in support.architectures if architectures is None else architectures:
+        if not getattr(backend, "refusal", lambda arch: "")(arch):
+            for release in RELEASES:
+                yield from (Place(arch, release, kind) for kind in _kinds(support))
 
 
 def _shape(backend: Any) -> Iterator[Finding]:
@@ -74,15 +150,19 @@ def _shape(backend: Any) -> Iterator[Finding]:
 class Bench:
     """A toy machine with one backend started on it."""
 
-    def __init__(self, backend: Any, release: str, merge: bool = True) -> None:
-        """Four CPUs, of which two may host tasks; the others idle."""
+    def __init__(
+        self, backend: Any, place: Place, merge: bool = True, features: Mapping[str, Any] | None = None
+    ) -> None:
+        """Four CPUs, of which two may host tasks; the others idle. `features` differ from the toy machine's."""
         costs = toy_costs()
-        spec = {"topology": {"cpus": 4, "nodes": 1}, "kernel": {"hz": 1000}, "background": toy_background()}
+        spec = {"arch": place.arch, "features": {**TOY_FEATURES[place.arch], **(features or {})}, "topology": {"cpus": 4, "nodes": 1},
+                "kernel": {"hz": 1000, "preempt": "full"}, "background": toy_background()}  # fmt: skip
         self.machine = Machine(spec, costs, Streams(1, 0), (0, 1), {"merge": merge})
         self.machine.start_rcu(RcuRules(1_000_000, 1, 1, True, 5, 100, 100, 100, 100, 0.0))
-        self.shared = Shared(self.machine, release_from({"release": release}), costs)
+        self.shared = Shared(self.machine, release_from({"release": place.release}), costs)
         self.shared.recorder = _Nobody()
         self.backend = backend
+        self.kind = place.kind
         self.state = backend.start(self.shared)
         self.findings: list[Finding] = []
         self.finished = 0
@@ -155,15 +235,18 @@ class _Nobody:
     def finished(self, operation: Operation) -> None: ...
 
 
-def _kind(backend: Any) -> TextKind:
-    kinds = type(backend).support.kinds
-    return TextKind.BPF if TextKind.BPF in kinds else kinds[0]
+_PATHS = (TextKind.BPF, TextKind.MODULE_TEXT, TextKind.KPROBES)
+"""Kinds that take different paths through execmem; the others share one of these."""
 
 
-def _one_by_one(backend: Any, release: str) -> list[Finding]:
+def _kinds(support: Support) -> tuple[TextKind, ...]:
+    return tuple(kind for kind in _PATHS if kind in support.kinds) or support.kinds[:1]
+
+
+def _one_by_one(backend: Any, place: Place) -> list[Finding]:
     """Sizes around every boundary, each freed again: nothing is left but what the backend keeps for later."""
-    bench = Bench(backend, release)
-    kind = _kind(backend)
+    bench = Bench(backend, place)
+    kind = place.kind
 
     def body(k: Kernel) -> Proc[None]:
         live: list[Region] = []
@@ -183,10 +266,10 @@ def _one_by_one(backend: Any, release: str) -> list[Finding]:
     return bench.run()
 
 
-def _groups(backend: Any, release: str) -> list[Finding]:
+def _groups(backend: Any, place: Place) -> list[Finding]:
     """A group of several regions is handed out, written with patches, finished and freed as one."""
-    bench = Bench(backend, release)
-    kind = _kind(backend)
+    bench = Bench(backend, place)
+    kind = place.kind
 
     def body(k: Kernel) -> Proc[None]:
         regions = yield from bench.install(k, [Request(size, kind) for size in SIZES[:6]], patches=3)
@@ -199,12 +282,12 @@ def _groups(backend: Any, release: str) -> list[Finding]:
     return bench.run()
 
 
-def _two_tasks(backend: Any, release: str) -> list[Finding]:
+def _two_tasks(backend: Any, place: Place) -> list[Finding]:
     """Two CPUs at once, out of step: no deadlock, no overlap, and the same end whether costs are merged or not."""
     ends = []
     findings: list[Finding] = []
     for merge in (True, False):
-        bench = Bench(backend, release, merge)
+        bench = Bench(backend, place, merge)
         for cpu in (0, 1):
             bench.task(cpu, _loop(bench, cpu))
         findings += bench.run()
@@ -217,7 +300,7 @@ def _two_tasks(backend: Any, release: str) -> list[Finding]:
 
 def _loop(bench: Bench, cpu: int) -> Any:
     def body(k: Kernel) -> Proc[None]:
-        kind = _kind(bench.backend)
+        kind = bench.kind
         for i in range(6):
             regions = yield from bench.install(k, [Request(100 * (i + 1) + 37 * cpu, kind)])
             yield from k.sleep_until(k.now + 5_000 * (1 + cpu))
@@ -226,10 +309,10 @@ def _loop(bench: Bench, cpu: int) -> Any:
     return body
 
 
-def _never_finalized(backend: Any, release: str) -> list[Finding]:
+def _never_finalized(backend: Any, place: Place) -> list[Finding]:
     """A load that fails after alloc, or after write, is freed without ever having been executable."""
-    bench = Bench(backend, release)
-    kind = _kind(backend)
+    bench = Bench(backend, place)
+    kind = place.kind
 
     def body(k: Kernel) -> Proc[None]:
         for write in (False, True):
@@ -242,6 +325,16 @@ def _never_finalized(backend: Any, release: str) -> list[Finding]:
 
     bench.task(0, body)
     return bench.run()
+
+
+SCENARIOS = (_one_by_one, _groups, _two_tasks, _never_finalized)
+TOY_FEATURES: dict[str, dict[str, Any]] = {
+    "x86_64": {"apic": "x2apic", "ipi": "shorthand", "invlpgb": False, "serialize": True, "fred": False, "its": False,
+               "fineibt": False, "ibpb_on_cbpf": False},
+    "arm64": {"idc": False, "dic": False, "rodata_full": True, "bbml": False, "tlbi_range": True},
+    "riscv64": {"rfence": "ipi"},
+}  # fmt: skip
+"""Features of the toy machine of each architecture."""
 
 
 def toy_costs() -> CostTable:

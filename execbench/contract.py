@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from execbench.costs import Entry
+from execbench.errors import InputError
 from execbench.kernel.operation import Operation
 from execbench.kernel.text import Image, Region, Request, TextKind, Usage
 from execbench.sim.engine import Proc
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from execbench.kernel.shared import Shared
 
 __all__ = [
-    "Backend", "Client", "Image", "LockKind", "Proc", "Region", "Request", "Setting", "Support", "TextKind",
+    "Backend", "Client", "Entry", "Image", "LockKind", "Proc", "Region", "Request", "Setting", "Support", "TextKind",
     "Totals", "Usage",
 ]  # fmt: skip
 
@@ -40,13 +42,27 @@ class Support:
     """Several regions may share one page."""
     writable_in_place: bool = False
     """Between alloc and finalize the text is writable at its final address."""
+    wx: bool = False
+    """Its text is writable and executable at once."""
     shipped: tuple[str, ...] = ()
+    """Releases that have it: "6.12", or "6.1/x86_64" where only that architecture does."""
     retired: tuple[str, ...] = ()
+    """Releases that had it before, written alike."""
     source: str = ""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Why an architecture that is not in `architectures` cannot express it."""
 
-    def status(self, release: str) -> str:
-        """Return shipped, retired or proposed for a release."""
-        return "shipped" if release in self.shipped else "retired" if release in self.retired else "proposed"
+    def status(self, release: str, arch: str = "x86_64") -> str:
+        """Return shipped, retired or proposed for a release on an architecture."""
+        names = {release, f"{release}/{arch}"}
+        return "shipped" if names & {*self.shipped} else "retired" if names & {*self.retired} else "proposed"
+
+    def refusal(self, arch: str, kinds: Iterable[TextKind] = ()) -> str:
+        """Return why this cannot be expressed on an architecture for these kinds of text; "" if it can."""
+        if arch not in self.architectures:
+            return self.absent.get(arch, f"not on {arch}: only {', '.join(self.architectures)}")
+        missing = [kind for kind in kinds if kind not in self.kinds]
+        return f"serves {', '.join(self.kinds)} only, not {', '.join(missing)}" if missing else ""
 
 
 class Backend(Protocol[S]):
@@ -54,7 +70,9 @@ class Backend(Protocol[S]):
 
     alloc takes one group (a module's regions, a program's functions) and returns as many regions; write comes zero or
     more times before finalize, which makes the regions executable, synchronized as this API promises; free is called
-    when the client has waited until nobody can reach them. usage may be asked at any time and takes none.
+    when the client has waited until nobody can reach them. usage may be asked at any time and takes none. seal and
+    rewrite may be left out.
+    A backend whose parameters cannot be expressed everywhere has a method `refusal(arch) -> str` that says why, or "".
     """
 
     support: ClassVar[Support]
@@ -70,6 +88,12 @@ class Backend(Protocol[S]):
 
     def finalize(self, k: Kernel, s: S, regions: Sequence[Region]) -> Proc[None]:
         """Make regions executable, synchronized as this API promises."""
+
+    def seal(self, k: Kernel, s: S, region: Region) -> Proc[None]:
+        """Make a finished region of data read-only; without this verb a region of its own area is (set_memory_ro)."""
+
+    def rewrite(self, k: Kernel, s: S, region: Region, image: Image) -> Proc[None]:
+        """Write over live text that CPUs may execute; a backend without this verb refuses."""
 
     def free(self, k: Kernel, s: S, regions: Sequence[Region]) -> Proc[None]:
         """Take back regions that nobody can reach any more."""
@@ -138,6 +162,25 @@ class Setting:
         """Call the backend's finalize as part of the API under test."""
         return self._verb(k, self.backend.finalize(k, self.state, regions))
 
+    def seal(self, k: Kernel, region: Region) -> Proc[None]:
+        """Make a finished region of data read-only: the backend's way, or set_memory_ro on the area that it has."""
+        own = getattr(self.backend, "seal", None)
+        if own is None and not isinstance(region.own, VmArea):
+            raise TypeError(f"{type(self.backend).__name__} has no seal, and its regions are no areas of their own")
+        return self._verb(k, own(k, self.state, region) if own else k.set_memory_ro(region.own))
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether the backend can write over live text: ask before the run, as `rewrite` refuses in the middle."""
+        return callable(getattr(self.backend, "rewrite", None))
+
+    def rewrite(self, k: Kernel, region: Region, image: Image) -> Proc[None]:
+        """Write over live text as part of the API under test; InputError if the backend has no such verb."""
+        if not self.rewrites:
+            raise InputError("backend", type(self.backend).__name__, "a backend that can write over live text",
+                             "choose one with a rewrite verb, such as jit_text_alloc")  # fmt: skip
+        return self._verb(k, self.backend.rewrite(k, self.state, region, image))
+
     def free(self, k: Kernel, regions: Sequence[Region]) -> Proc[None]:
         """Call the backend's free as part of the API under test."""
         return self._verb(k, self.backend.free(k, self.state, regions))
@@ -155,8 +198,12 @@ class Client(Protocol):
 
     name: ClassVar[str]
     api_phases: ClassVar[frozenset[str]]
+    kinds: ClassVar[tuple[TextKind, ...]]
+    """Kinds of text that the client asks for."""
     arrivals: ClassVar[frozenset[str]]
     """Kinds of operation that arrive from outside: in an open loop they are due at their intended arrival."""
+    costs: ClassVar[Mapping[str, Entry]]
+    """What its own work costs, by the name under `[costs.client.NAME]`; spent as `client.NAME.COST`."""
 
     def computing_threads(self) -> int:
         """Return how many threads need a CPU of their own."""

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from execbench.cli.check import check
 from execbench.cli.listing import app as list_app
+from execbench.cli.new import app as new_app
 from execbench.cli.report import report
 from execbench.cli.run import run
 from execbench.cli.sweep import sweep
@@ -31,7 +33,9 @@ app.command(rich_help_panel="Measure")(run)
 app.command(rich_help_panel="Measure")(sweep)
 app.command(rich_help_panel="Read")(report)
 app.command(rich_help_panel="Trust")(verify)
+app.command(rich_help_panel="Trust")(check)
 app.add_typer(list_app, name="list", rich_help_panel="Set up")
+app.add_typer(new_app, name="new", rich_help_panel="Set up")
 
 
 def _version(wanted: bool) -> None:

@@ -12,22 +12,35 @@ from execbench.cli import options
 
 app = typer.Typer(help="List what the other commands can name.", no_args_is_help=True)
 
+Matrix = Annotated[
+    bool, typer.Option("--matrix", help="One line for each architecture, with the reason where it does not apply.")
+]
 CostMachine = Annotated[
     str | None, typer.Option("-m", "--machine", help="Add the values on this machine.", metavar="NAME")
 ]
 
 
 @app.command()
-def backends(as_json: options.Json = False) -> None:
+def backends(matrix: Matrix = False, as_json: options.Json = False) -> None:
     """Backends, their standing in each release, and what they can express."""
+    from execbench.kernel.arch import ARCHITECTURES
     from execbench.kernel.releases import RELEASES
+    from execbench.kernel.text import TextKind
     from execbench.registry.plugins import registered
 
     rows = []
     for name, cls in registered("backends").items():
         support = cls.support  # type: ignore[attr-defined]
-        rows.append({"backend": name, **{release: support.status(release) for release in RELEASES},
-                     "architectures": ", ".join(support.architectures), "about": _about(cls)})  # fmt: skip
+        if not matrix:
+            rows.append({"backend": name, **{release: support.status(release) for release in RELEASES},
+                         "architectures": ", ".join(support.architectures), "about": _about(cls)})  # fmt: skip
+            continue
+        for arch in ARCHITECTURES:
+            refused = support.refusal(arch)
+            standing = {release: "n/a" if refused else support.status(release, arch) for release in RELEASES}
+            rows.append({"backend": name, "architecture": arch, **standing,
+                         "kinds": "all" if support.kinds == tuple(TextKind) else ", ".join(support.kinds),
+                         "reason": refused})  # fmt: skip
     _print(rows, as_json)
 
 
@@ -76,14 +89,18 @@ def kernels(as_json: options.Json = False) -> None:
 @app.command()
 def costs(machine: CostMachine = None, as_json: options.Json = False) -> None:
     """Costs, what one unit of each is, and what it stands for; with -m their values and evidence."""
-    from execbench.costs import CATALOGUE, CostTable
+    from execbench.costs import ARCHITECTURES, CostTable, catalogue
+    from execbench.registry.instances import client_costs
     from execbench.study.resolve import machine_tables
     from execbench.units import show_time
 
-    rows: list[dict[str, Any]] = [{"cost": name, "per": entry.per, "meaning": entry.meaning}
-                                  for name, entry in CATALOGUE.items()]  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {"cost": name, "arch": "all" if entry.arch == ARCHITECTURES else ", ".join(entry.arch), "per": entry.per,
+         "meaning": entry.meaning}
+        for name, entry in catalogue(client_costs()).items()
+    ]  # fmt: skip
     if machine is not None:
-        table = CostTable.from_toml(machine_tables(machine)[0]["costs"], machine)
+        table = CostTable.from_toml(machine_tables(machine)[0]["costs"], machine, clients=client_costs())
         rows = [{"cost": name, "value": show_time(cost.ps / 1000),
                  "range": f"{show_time(cost.low_ps / 1000)} .. {show_time(cost.high_ps / 1000)}", "per": cost.per,
                  "evidence": str(cost.evidence), "use": cost.use, "source": cost.source}

@@ -287,6 +287,26 @@ class Kernel:
         """Report a fact of this point of the plan to whoever listens (execbench.sim.probe); nobody does here."""
 
 
+class _ToldHold(Hold):
+    """A hold whose release somebody hears, in the order of the program."""
+
+    __slots__ = ("_hold", "_listener")
+
+    def __init__(self, hold: Hold, listener: Callable[..., None]) -> None:
+        self._hold = hold
+        self._listener = listener
+
+    def __enter__(self) -> Hold:
+        return self._hold
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hold = self._hold
+        self._listener(hold.cpu.engine.now, hold.task, hold.lock.kind.name, hold.lock.kind.kind, False)
+        hold.__exit__(kind, error, trace)
+
+
 class ListenedKernel(Kernel):
     """The same with every cost an event of its own, or with somebody who listens to costs and primitives."""
 
@@ -308,8 +328,18 @@ class ListenedKernel(Kernel):
         if self.probe.call is not None:
             self.probe.call(self.now, self.task, primitive, units)
 
+    def lock(self, name: str) -> Proc[Hold]:
+        """Acquire and tell, also of the release."""
+        hold = yield from super().lock(name)
+        if self.probe.lock is None:
+            return hold
+        self.probe.lock(self.now, self.task, name, hold.lock.kind.kind, True)
+        return _ToldHold(hold, self.probe.lock)
+
     def tell(self, event: str, *fields: object) -> None:
         """Report a fact with the time of this point of the plan."""
+        if self.probe.fact is not None:
+            self.probe.fact(self.now, self.task, event, fields)
         listener = getattr(self.probe, event)
         if listener is not None:
             self._cpu.mark(lambda at: listener(at, self.task, *fields))

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 TOLD: Final = (
-    "alias", "call", "fetch", "flush", "freed", "icache", "map", "reach", "serialize", "spend", "store", "unreach",
-    "window",
+    "alias", "call", "fact", "fetch", "flush", "freed", "icache", "lock", "map", "reach", "serialize", "spend",
+    "store", "unreach", "window",
 )  # fmt: skip
 """Events of a task's own plan: told by execbench.kernel.facade, which spares the telling while nobody listens.
 
-t is the time (ns) at which it happened. call(t, task, primitive, units); spend(t, task, cost, n, ns). Facts for
-auditors: map(t, task, area, first page, pages, perm): a mapping at the text's own address now has this protection;
+t is the time (ns) at which it happened. call(t, task, primitive, units); spend(t, task, cost, n, ns). lock(t, task,
+lock, kind, taken): acquired or released, in the order of the program; fact(t, task, event, fields): one of
+the following, at once and so in the order of the program too, t being the start of the plan. Facts for auditors:
+map(t, task, area, first page, pages, perm): a mapping at the text's own address now has this protection;
 "none" = absent. alias(t, task, kind, pfn, pages, perm): the direct map. window(t, task, kind, va, size, open):
 a temporary writable alias of text; kind "mm" (this CPU only), "fixmap" (every CPU), "user". store(t, task, va, size,
 content, through): bytes written to text at `va`; content "code", "trap" (a fill that traps), "site" (one live
@@ -40,6 +42,7 @@ class Probe:
 
     alias: Listener | None
     call: Listener | None
+    fact: Listener | None
     fetch: Listener | None
     flush: Listener | None
     freed: Listener | None
@@ -47,6 +50,7 @@ class Probe:
     hold: Listener | None
     icache: Listener | None
     ipi: Listener | None
+    lock: Listener | None
     map: Listener | None
     reach: Listener | None
     serialize: Listener | None

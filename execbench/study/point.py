@@ -175,13 +175,13 @@ class Point:
         with Layers([*self.layers.layers, options]).located():
             given = given_fields(cls, {**common, **arm.params}, root)
             params = resolved(cls, given, root)
-            constructed(cls, {key: value for key, value in params.items() if key in given}, root)
+            made = constructed(cls, {key: value for key, value in params.items() if key in given}, root)
         plugin = sha8(source) if source is not None else None
         if source is not None and plugin is not None:
             self.plugins[plugin], self.plugin_files[plugin] = source, str(arm.file)
         spec = self._spec(name, params, plugin)
         shown = {key: value for key, value in given.items() if value != fields_of(cls)[key].default}
-        status, refused = _support(cls, self.machine["arch"], self.kernel["release"])
+        status, refused = self._support(made)
         return Cell(cell_id(spec), spec, label(name, shown), self.point, status, refused)
 
     def _name(self, arm: Arm) -> str:
@@ -203,12 +203,14 @@ class Point:
             "run": self.run,
         }  # fmt: skip
 
-
-def _support(cls: type, arch: str, release: str) -> tuple[str, str]:
-    """Return (shipped, retired or proposed; the reason for a refusal or "")."""
-    support = getattr(cls, "support", None)
-    if support is None:
-        raise PluginError(f"backend {cls.__name__}", "a class without `support`", "support: ClassVar[Support]",
-                          "say which architectures, kinds and releases it supports")  # fmt: skip
-    refused = "" if arch in support.architectures else f"not on {arch}: only {', '.join(support.architectures)}"
-    return str(support.status(release)), refused
+    def _support(self, backend: Any) -> tuple[str, str]:
+        """Return (shipped, retired or proposed; the reason for a refusal or "")."""
+        support = getattr(backend, "support", None)
+        if support is None:
+            raise PluginError(f"backend {type(backend).__name__}", "a class without `support`",
+                              "support: ClassVar[Support]",
+                              "say which architectures, kinds and releases it supports")  # fmt: skip
+        arch = self.machine["arch"]
+        kinds = [kind for name in self.clients for kind in getattr(class_for("clients", name, name), "kinds", ())]
+        refused = support.refusal(arch, kinds) or getattr(backend, "refusal", lambda arch: "")(arch)
+        return str(support.status(self.kernel["release"], arch)), str(refused)
