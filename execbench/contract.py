@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from execbench.costs import Entry
 from execbench.errors import InputError
 from execbench.kernel.operation import Operation
+from execbench.kernel.publish import publish
 from execbench.kernel.text import Image, Region, Request, TextKind, Usage
 from execbench.sim.engine import Proc
 from execbench.sim.locks import LockKind
@@ -115,8 +116,8 @@ class Totals:
         """Return the region of `area` that a request got."""
         self.regions += 1
         self.asked += req.size
-        self.reserved += area.pages * PAGE
-        return Region(self.regions, area.va, req.size, area.pages * PAGE, req.kind, area)
+        self.reserved += area.size
+        return Region(self.regions, area.va, req.size, area.size, req.kind, area)
 
     def give(self, region: Region) -> None:
         """Take a region out of the totals."""
@@ -141,6 +142,8 @@ class Setting:
     data: Callable[[str], Sequence[Row]]
     untaken: dict[tuple[str, str], Callable[[int], Iterable[int]]] = field(default_factory=dict)
     """Open loop: per client and kind, when arrivals are due before a given time (ns) that no thread has taken."""
+    publication: str | None = None
+    """The path by which all text is published (execbench.kernel.publish), whatever path the client would take."""
 
     def stream(self, name: str) -> Any:
         """Return a named random stream of this replication."""
@@ -184,6 +187,17 @@ class Setting:
     def free(self, k: Kernel, regions: Sequence[Region]) -> Proc[None]:
         """Call the backend's free as part of the API under test."""
         return self._verb(k, self.backend.free(k, self.state, regions))
+
+    def publish(self, k: Kernel, region: Region, via: str, inside: str = "rcu") -> Proc[None]:
+        """Make a finished region reachable by the client's path, unless the run asks for another; not the API's work.
+
+        `inside` is what protects who executes it: "rcu", "tasks", "rude", "trace", several joined by "+", or "none".
+        """
+        return publish(k, region, self.publication or via, inside)
+
+    def retire(self, k: Kernel, region: Region) -> None:
+        """Make a region unreachable for newcomers, before the grace period that outlasts those inside."""
+        k.retire(region)
 
     def _verb(self, k: Kernel, body: Proc[Any]) -> Proc[Any]:
         k.task.verbs += 1

@@ -6,7 +6,7 @@ Values are integer picoseconds per unit; times inside the simulation are integer
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 from execbench.errors import MachineError, did_you_mean
 from execbench.units import time_ps
 
-__all__ = ["CATALOGUE", "Cost", "CostTable", "Entry", "Evidence"]
+__all__ = ["ARCHITECTURES", "CATALOGUE", "Cost", "CostTable", "Entry", "Evidence", "catalogue", "required"]
 
 Spread: TypeAlias = Literal["constant", "lognormal", "exponential"]
 Use: TypeAlias = Literal["input", "predicted"]
@@ -34,11 +34,16 @@ class Evidence(StrEnum):
         return list(Evidence).index(self)
 
 
+ARCHITECTURES: Final = ("x86_64", "arm64", "riscv64")
+_X86, _ARM, _RISCV = ((name,) for name in ARCHITECTURES)
+
+
 class Entry(NamedTuple):
-    """One row of the catalogue: what one unit of the cost is, and what it stands for."""
+    """One named cost: what one unit of it is, what it stands for, and the architectures that have it."""
 
     per: str
     meaning: str
+    arch: tuple[str, ...] = ARCHITECTURES
 
 
 CATALOGUE: Final[dict[str, Entry]] = {
@@ -48,10 +53,29 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "ipi_flight": Entry("interrupt", "from the send until the handler starts on a running, unmasked target"),
     "ipi_handler": Entry("interrupt", "entry, exit and csd work on the target (sysvec_call_function)"),
     "ipi_ack": Entry("target", "from the end of the handler until the sender sees csd_unlock"),
-    "sync_core": Entry("call", "SERIALIZE or IRET-to-self inside the handler (sync_core)"),
+    "sync_core": Entry("call", "SERIALIZE or IRET-to-self inside the handler (sync_core)", _X86),
+    "ibpb": Entry("barrier", "indirect branch predictor barrier inside the handler (write_ibpb)", _X86),
+    "stopper_switch": Entry("CPU", "to the stopper thread and back (kernel/stop_machine.c: cpu_stopper_thread)"),
+    "sbi_call": Entry("call", "ecall into the firmware and back, fixed part (sbi_ecall)", _RISCV),
+    "sbi_hart": Entry("hart", "what the firmware adds for each hart it interrupts (sbi_remote_fence_i)", _RISCV),
     # TLB
-    "tlb_flush_all": Entry("flush", "full flush on the local CPU, global entries included (__flush_tlb_all)"),
-    "tlb_flush_page": Entry("page", "one INVLPG (flush_tlb_one_kernel)"),
+    "tlb_flush_all": Entry(
+        "flush", "full flush on the local CPU, global entries included (__flush_tlb_all, local_flush_tlb_all)",
+        _X86 + _RISCV,
+    ),
+    "tlb_flush_page": Entry(
+        "page", "one INVLPG or sfence.vma (flush_tlb_one_kernel, local_flush_tlb_page)", _X86 + _RISCV
+    ),
+    "invlpgb": Entry("instruction", "one broadcast INVLPGB (invlpgb_kernel_range_flush)", _X86),
+    "tlbsync": Entry("wait", "TLBSYNC: until all CPUs completed the broadcast flushes (__tlbsync)", _X86),
+    "tlbi": Entry("instruction", "one broadcast TLBI (__tlbi: vaale1is, vmalle1is)", _ARM),
+    "dsb_ish": Entry("barrier", "DSB ISH: until all CPUs completed the broadcast operations (dsb)", _ARM),
+    "sfence_fault": Entry("fault", "repair of one absent entry by a fault (entry.S: new_valid_map_cpus_check)", _RISCV),
+    # instruction fetch
+    "isb": Entry("barrier", "context synchronization of the local CPU (isb)", _ARM),
+    "dc_cvau": Entry("line", "clean one data cache line to unification (dcache_clean_pou)", _ARM),
+    "ic_ivau": Entry("line", "invalidate one instruction cache line, broadcast (caches_clean_inval_pou)", _ARM),
+    "fence_i": Entry("instruction", "FENCE.I on the local hart (local_flush_icache_all)", _RISCV),
     # tasks
     "syscall": Entry("call", "entry and exit of a system call (do_syscall_64)"),
     "context_switch": Entry("switch", "from one task to another on a CPU (__schedule, context_switch)"),
@@ -62,22 +86,28 @@ CATALOGUE: Final[dict[str, Entry]] = {
     # memory
     "vmap_area_alloc": Entry("area", "find, insert and describe a virtual area (__get_vm_area_node)"),
     "vmap_area_free": Entry("area", "unlink an area and queue it for purging (remove_vm_area, free_vmap_area_noflush)"),
-    "page_alloc": Entry("page", "one 4 KiB page from the buddy allocator (vm_area_alloc_pages)"),
-    "page_free": Entry("page", "one 4 KiB page back to the buddy allocator (vfree: __free_page)"),
+    "page_alloc": Entry("page", "one base page from the buddy allocator (vm_area_alloc_pages)"),
+    "page_free": Entry("page", "one base page back to the buddy allocator (vfree: __free_page)"),
     "pte_set": Entry("entry", "write or clear one page-table entry (vmap_pages_range, vunmap_range_noflush)"),
     "kmalloc": Entry("call", "one small allocation (kmalloc)"),
     "kfree": Entry("call", "one small free (kfree)"),
     "vmap_purge": Entry("purge", "fixed part of one purge without its flush (__purge_vmap_area_lazy)"),
     "vmap_purge_area": Entry("area", "merge one lazily freed area back (purge_vmap_node)"),
     "unmap_aliases_cpu": Entry("possible CPU", "scan of one CPU's vmap blocks (_vm_unmap_aliases)"),
-    "cpa_page": Entry("leaf", "look up or change one leaf (__change_page_attr)"),
-    "cpa_split": Entry("split", "allocate and fill one page table for a large leaf (split_large_page)"),
-    "cpa_collapse": Entry("collapse", "restore one large leaf from its page table (cpa_collapse_large_pages)"),
+    "cpa_page": Entry("leaf", "look up or change one leaf (__change_page_attr)", _X86),
+    "cpa_split": Entry("split", "allocate and fill one page table for a large leaf (split_large_page)", _X86),
+    "cpa_collapse": Entry("collapse", "restore one large leaf from its page table (cpa_collapse_large_pages)", _X86),
+    "pageattr_page": Entry("leaf", "look up and change one leaf (pageattr_pte_entry)", _ARM + _RISCV),
+    "linear_split": Entry(
+        "leaf", "split one leaf of the live linear map (split_kernel_leaf_mapping, split_linear_mapping)", _ARM + _RISCV
+    ),
+    "fixmap_map": Entry("page", "set and clear one fixmap entry (patch_map, patch_unmap)", _ARM + _RISCV),
+    "mm_switch": Entry("visit", "load a temporary mm and go back (switch_mm twice)", _ARM + _RISCV),
     # text
     "copy_byte": Entry("byte", "copy into memory that is mapped writable (memcpy)"),
     "fill_byte": Entry("byte", "fill memory that is mapped writable (memset)"),
-    "text_poke": Entry("poke", "one pass through the temporary mm without its bytes (__text_poke)"),
-    "int3_queue": Entry("site", "queue, sort and look up one site of a batched patch (text_poke_queue)"),
+    "text_poke": Entry("poke", "one pass through the temporary mm without its bytes (__text_poke)", _X86),
+    "int3_queue": Entry("site", "queue, sort and look up one site of a batched patch (text_poke_queue)", _X86),
     "list_walk": Entry("element", "one step along a list (list_for_each_entry)"),
     "bitmap_word": Entry("64-bit word", "search of one word of a bitmap (bitmap_find_next_zero_area)"),
     # RCU
@@ -86,17 +116,22 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "rcu_wake": Entry("waiter", "wake one waiter of a grace period (rcu_sr_normal_complete, wakeme_after_rcu)"),
     "call_rcu": Entry("call", "queue one callback (call_rcu)"),
     "rcu_callback": Entry("callback", "run one callback without what it does (rcu_do_batch)"),
-    # the eBPF client
-    "client.bpf.load_fixed": Entry("load", "all of BPF_PROG_LOAD that depends on no count (bpf_prog_load)"),
-    "client.bpf.copy_insn": Entry("instruction", "copy one instruction in (copy_from_bpfptr in bpf_prog_load)"),
-    "client.bpf.verify_insn": Entry("processed instruction", "verify one instruction on one path (do_check)"),
-    "client.bpf.jit_insn": Entry("instruction and pass", "translate one instruction in one JIT pass (do_jit)"),
-    "client.bpf.subprog_fixed": Entry("subprogram", "set up one subprogram (jit_subprogs)"),
-    "client.bpf.kallsyms": Entry("program", "make one program's symbol visible or remove it (bpf_prog_kallsyms_add)"),
-    "client.bpf.expose_fd": Entry("program", "identifier and file descriptor (bpf_prog_alloc_id, bpf_prog_new_fd)"),
-    "client.bpf.put": Entry("program", "close of the last descriptor, synchronous part (bpf_prog_put)"),
-    "client.bpf.free_fixed": Entry("program", "deferred free on a kworker, fixed part (bpf_prog_free_deferred)"),
+    "exp_gp_fixed": Entry("grace period", "expedited: funnel, kworkers, selection (synchronize_rcu_expedited)"),
+    "exp_handler": Entry("interrupt", "expedited: the work on one target (rcu_exp_handler)"),
+    "tasks_scan": Entry("scan", "one scan of the task list (rcu_tasks_pertask, check_all_holdout_tasks)"),
 }  # fmt: skip
+"""The costs of machines; each client states its own in its class (`costs`)."""
+
+
+def catalogue(clients: Mapping[str, Mapping[str, Entry]]) -> dict[str, Entry]:
+    """Return by full name all costs that machine files may state for these clients (name -> the client's own costs)."""
+    own = {f"client.{client}.{cost}": entry for client, costs in clients.items() for cost, entry in costs.items()}
+    return CATALOGUE | own
+
+
+def required(arch: str, clients: Mapping[str, Mapping[str, Entry]]) -> dict[str, Entry]:
+    """Return by full name what a machine of `arch` must state to run these clients."""
+    return {name: entry for name, entry in catalogue(clients).items() if arch in entry.arch}
 
 
 @dataclass(frozen=True)
@@ -176,11 +211,11 @@ class CostTable:
         """Return the weakest evidence behind the named costs; ValueError if none is named."""
         return max((self[name].evidence for name in names), key=lambda evidence: evidence.rank)
 
-    def require(self, names: Iterable[str]) -> None:
-        """Raise MachineError with the whole list if any of the named costs is missing."""
-        missing = sorted(set(names) - set(self._costs))
+    def require(self, needed: Mapping[str, Entry]) -> None:
+        """Raise MachineError with the whole list if any of the needed costs is missing."""
+        missing = sorted(set(needed) - set(self._costs))
         if missing:
-            listed = ", ".join(f"{name} (per {CATALOGUE[name].per})" if name in CATALOGUE else name for name in missing)
+            listed = ", ".join(f"{name} (per {needed[name].per})" for name in missing)
             raise MachineError(
                 self._where,
                 f"no value for {len(missing)} of the costs that this run needs: {listed}",
@@ -226,21 +261,32 @@ class CostTable:
         return cls(costs, where)
 
     @classmethod
-    def from_toml(cls, table: Mapping[str, Any], where: str) -> CostTable:
+    def from_toml(
+        cls,
+        table: Mapping[str, Any],
+        where: str,
+        arch: str = "",
+        clients: Mapping[str, Mapping[str, Entry]] | None = None,
+    ) -> CostTable:
         """Return the costs of a machine file's `[costs]` table; MachineError names the place of what cannot be used.
 
         Each cost is `{value, range, evidence, source}` with optional `dist`, `p99`, `n`, `use` and `per`; tables under
-        `client.<client>` hold client costs. A client that the catalogue does not know must state `per`.
+        `client.<client>` hold client costs. `clients` are the known ones with their costs: rows of any other client
+        must state `per`. Without `arch` the costs of all architectures may stand together.
         """
         rows = _flat(table, where)
-        unknown = [name for name in rows if name not in CATALOGUE and not _foreign(name)]
+        known = catalogue(clients or {})
+        unknown = [name for name in rows if name not in known and not _foreign(name, clients or {})]
         if unknown:
-            hints = [
-                f"{name!r}" + (f" ({hint})" if (hint := did_you_mean(name, CATALOGUE)) else "") for name in unknown
-            ]
+            hints = [f"{name!r}" + (f" ({hint})" if (hint := did_you_mean(name, known)) else "") for name in unknown]
             raise MachineError(where, f"unknown costs: {', '.join(hints)}", "the names of `execbench list costs`",
                                "correct or remove them")  # fmt: skip
-        return cls({name: _cost(name, row, f"{where}.{name}") for name, row in rows.items()}, where)
+        others = [name for name in rows if arch and name in known and arch not in known[name].arch]
+        if others:
+            listed = ", ".join(f"{name} ({', '.join(known[name].arch)})" for name in others)
+            raise MachineError(where, f"costs of another architecture: {listed}", f"the costs of {arch}",
+                               "remove them, or correct arch")  # fmt: skip
+        return cls({name: _cost(name, row, f"{where}.{name}", known.get(name)) for name, row in rows.items()}, where)
 
     def _unknown(self, name: str) -> MachineError:
         if name in CATALOGUE:
@@ -259,11 +305,10 @@ def _times(ps: int, factor: float) -> int:
     return math.floor(ps * factor + 0.5)
 
 
-def _foreign(name: str) -> bool:
-    """Whether a cost belongs to a client that the catalogue does not know (one from outside the package)."""
-    parts = name.split(".")
-    known = any(entry.startswith(f"client.{parts[1]}.") for entry in CATALOGUE) if len(parts) == 3 else True
-    return parts[0] == "client" and not known
+def _foreign(name: str, clients: Collection[str]) -> bool:
+    """Whether a cost belongs to a client that is not known here (one of a package that is not installed)."""
+    root, _, rest = name.partition(".")
+    return root == "client" and rest.partition(".")[0] not in clients
 
 
 def _flat(table: Mapping[str, Any], where: str) -> dict[str, object]:
@@ -278,7 +323,7 @@ def _flat(table: Mapping[str, Any], where: str) -> dict[str, object]:
     return rows
 
 
-def _cost(name: str, row: object, where: str) -> Cost:
+def _cost(name: str, row: object, where: str, entry: Entry | None) -> Cost:
     """Return one cost from its inline table."""
     example = 'write { value = "174ns", range = ["150ns", "400ns"], evidence = "measured", source = "..." }'
     if not isinstance(row, Mapping):
@@ -296,7 +341,7 @@ def _cost(name: str, row: object, where: str) -> Cost:
     p99 = time_ps(row["p99"], f"{where}.p99") if "p99" in row else None
     try:
         return Cost(
-            name, time_ps(row["value"], f"{where}.value"), low, high, _per(name, row, where),
+            name, time_ps(row["value"], f"{where}.value"), low, high, _per(entry, row, where),
             cast(Spread, row.get("dist", "constant")), p99, _evidence(row["evidence"], where), _source(row, where),
             cast(Use, row.get("use", "input")),
         )  # fmt: skip
@@ -311,8 +356,7 @@ def _range(given: object, where: str) -> tuple[int, int]:
     return time_ps(given[0], f"{where}[0]"), time_ps(given[1], f"{where}[1]")
 
 
-def _per(name: str, row: Mapping[str, Any], where: str) -> str:
-    entry = CATALOGUE.get(name)
+def _per(entry: Entry | None, row: Mapping[str, Any], where: str) -> str:
     per = row.get("per", entry.per if entry else None)
     if not isinstance(per, str) or not per or (entry is not None and per != entry.per):
         allowed = f'"{entry.per}"' if entry else "text: what one unit of this cost is"

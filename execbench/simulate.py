@@ -10,6 +10,7 @@ from typing import Any
 from execbench.contract import Setting
 from execbench.costs import CostTable
 from execbench.errors import Deadlock, PluginError, SimulatedFailure
+from execbench.kernel.rcu import flavour_rules
 from execbench.kernel.releases import Release, release_from
 from execbench.kernel.shared import Shared
 from execbench.record.machine import MachineRecorder
@@ -58,7 +59,7 @@ class World:
         named = sorted({cpu for client in self.clients for cpu in client.cpus(cpus)})
         self.streams = Streams(run["seed"], replication)
         self.machine = Machine(spec["machine"], costs, self.streams, named, run)
-        self.machine.start_rcu(rcu_rules(spec["machine"]["kernel"], release, costs, cpus))
+        self.machine.start_rcu(rcu_rules(spec["machine"]["kernel"], release, costs, cpus, self.machine.arch))
         self.shared = Shared(self.machine, release, costs)
         api = {client.name: client.api_phases for client in self.clients}
         self.recorder = OperationRecorder(self.warmup, self.duration, api, "operations" in run.get("record", ()))
@@ -176,7 +177,9 @@ _PER_OPERATION = (
 _MEMORY = ("asked_bytes", "reserved_bytes", "waste_bytes", "text_leaves_4k", "text_leaves_2m")
 
 
-def rcu_rules(config: Mapping[str, Any], release: Release, costs: CostTable, cpus: int) -> RcuRules:
+def rcu_rules(
+    config: Mapping[str, Any], release: Release, costs: CostTable, cpus: int, arch: str = "x86_64"
+) -> RcuRules:
     """Combine a machine's configuration, a release and its costs into the rules of grace periods."""
     hz = config["hz"]
     wake = config.get("rcu_normal_wake_from_gp")
@@ -192,6 +195,7 @@ def rcu_rules(config: Mapping[str, Any], release: Release, costs: CostTable, cpu
         wake_ns=costs.ns("rcu_wake"),
         worker_ns=costs.ns("context_switch"),
         second_scan=second["value"] if isinstance(second, Mapping) else second,
+        flavours=flavour_rules(config, release, costs, arch),
     )
 
 

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
-from execbench.costs import CATALOGUE, CostTable
+from execbench.costs import ARCHITECTURES, CATALOGUE, CostTable, Evidence, catalogue, required
+from execbench.errors import MachineError
+from execbench.registry.instances import client_costs
+from execbench.study import resolve
 from execbench.units import time_ns
 
 REPO = Path(__file__).resolve().parents[1]
 MACHINES = sorted((REPO / "configs/machines").glob("*.toml"))
 TRUTH = sorted((REPO / "configs/truth").glob("*.csv"))
 COLUMNS = "id group release operation parameter quantity unit value p10 p90 n use source".split()
+ROW = re.compile(r"\w+\.csv#[\w-]+(?:\.[\w-]+)*")
 EVIDENCE = {"measured", "published", "derived", "assumed"}
 
 
@@ -44,6 +48,11 @@ def machine(path: Path) -> dict[str, Any]:
     return merged(machine(path.with_name(f"{base}.toml")), table) if base else table
 
 
+def chains(path: Path) -> list[dict[str, Any]]:
+    background = machine(path)["background"]
+    return [background, *([background["isolated"]] if "isolated" in background else [])]
+
+
 def sources(value: Any) -> list[str]:
     if not isinstance(value, dict):
         return []
@@ -56,7 +65,11 @@ each_table = pytest.mark.parametrize("path", TRUTH, ids=lambda path: path.stem)
 
 
 def test_the_agreed_files_are_there() -> None:
-    assert {path.stem for path in MACHINES} == {"host-2cpu", "server-64", "server-256"}
+    assert {path.stem for path in MACHINES} == {
+        "amd-invlpgb-128", "arm64-server-128", "host-2cpu", "riscv64-board-8", "riscv64-server-64", "server-256",
+        "server-64", "x86-guest-8", "x86-rt-isolated",
+    }  # fmt: skip
+    assert {machine(path)["arch"] for path in MACHINES} == set(ARCHITECTURES)
     assert {path.stem for path in TRUTH} >= {
         "host_bpf_load", "host_text_poke", "host_rcu", "host_ipi", "counts_bpf", "counts_text_poke",
     }  # fmt: skip
@@ -65,44 +78,85 @@ def test_the_agreed_files_are_there() -> None:
 
 @each_machine
 def test_a_machine_has_every_cost_with_range_evidence_and_source(path: Path) -> None:
-    costs = machine(path)["costs"]
-    table = CostTable.from_toml(costs, path.name)  # checks value in range, evidence, source, known names
-    assert set(table) == set(CATALOGUE)
+    known, clients = machine(path), client_costs()
+    # checks value in range, evidence, source, known names, nothing of another architecture
+    table = CostTable.from_toml(known["costs"], path.name, known["arch"], clients)
+    assert set(required(known["arch"], {"bpf": clients["bpf"]})) <= set(table) <= set(catalogue(clients))
     for name in table:
-        assert table[name].low_ps < table[name].high_ps, f"{name}: a range without width claims certainty"
-        assert table[name].high_ps >= 2 * table[name].low_ps or table[name].evidence != "assumed", f"{name}: too sure"
+        cost = table[name]
+        assert cost.low_ps < cost.high_ps, f"{name}: a range without width claims certainty"
+        assert cost.high_ps >= 2 * cost.low_ps or cost.evidence != Evidence.ASSUMED, f"{name}: too sure"
+        if cost.evidence != Evidence.ASSUMED:
+            assert ROW.search(cost.source), f"{name} is {cost.evidence} and names no row: {cost.source}"
+
+
+@each_machine
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_machine_resolves_with_the_bpf_client(path: Path, explicit: bool) -> None:
+    tables, _ = resolve.machine_tables(path.stem)
+    spec = resolve.machine(path.stem, tables, {"bpf": {}}, explicit)
+    assert (spec["name"], spec["arch"]) == (path.stem, tables["arch"])
+    assert set(spec["costs"]) == set(required(spec["arch"], {"bpf": client_costs()["bpf"]}))
+    assert spec["topology"]["cpus"] == tables["topology"]["cpus"]
+    assert spec["kernel"]["page_size"] == 4096
+    assert ("isolated" in spec["background"]) == (spec["topology"]["isolated"] > 0)
+
+
+@pytest.mark.parametrize("name", ["server-64", "arm64-server-128", "riscv64-board-8"])
+def test_a_machine_that_lacks_costs_of_its_architecture_is_refused_with_the_list(name: str) -> None:
+    tables, _ = resolve.machine_tables(name)
+    own = sorted(cost for cost, entry in CATALOGUE.items() if entry.arch != ARCHITECTURES and cost in tables["costs"])
+    lacking = {key: cost for key, cost in tables["costs"].items() if key not in (*own, "kfree")}
+    lacking["client"] = {"bpf": {key: cost for key, cost in lacking["client"]["bpf"].items() if key != "put"}}
+    with pytest.raises(MachineError) as caught:
+        resolve.machine(name, {**tables, "costs": lacking}, {"bpf": {}})
+    assert f"{len(own) + 2} of the costs" in str(caught.value)
+    assert all(f"{cost} (per {CATALOGUE[cost].per})" in str(caught.value) for cost in [*own, "kfree"])
+    assert "client.bpf.put (per program)" in str(caught.value)
+    resolve.machine(name, {**tables, "costs": {**lacking, **{cost: tables["costs"][cost] for cost in own},
+                                               "kfree": tables["costs"]["kfree"]}}, {})  # fmt: skip
+
+
+def test_isolated_cpus_have_states_of_their_own_and_are_more_than_those_that_keep_house() -> None:
+    tables, _ = resolve.machine_tables("x86-rt-isolated")
+    spec = resolve.machine("x86-rt-isolated", tables, {"bpf": {}})
+    assert spec["topology"]["isolated"] > spec["topology"]["cpus"] / 2
+    assert spec["background"]["isolated"]["states"]["user-nohz_full"]["fraction"] > 0.999
+    assert spec["background"]["isolated"]["states"]["user-nohz_full"]["mean"] == 1_000_000_000
+    plain = {**tables, "topology": {**tables["topology"], "isolated": 0}}
+    assert "isolated" not in resolve.machine("x86-rt-isolated", plain, {"bpf": {}})["background"]
 
 
 @each_machine
 def test_fractions_of_background_states_sum_to_one_in_every_scenario(path: Path) -> None:
-    background = machine(path)["background"]
-    states = background["states"]
-    plain = {name: state["fraction"] for name, state in states.items()}
-    for change in [{}, *background.get("scenario", {}).values()]:
-        assert set(change) <= set(states)
-        fractions = plain | change
-        assert sum(fractions.values()) == pytest.approx(1, abs=1e-12)
-        # A chain whose moves balance pairwise exists only if no state is left more often than all others together.
-        rate = {name: fractions[name] / time_ns(state["mean"]) for name, state in states.items()}
-        assert max(rate.values()) <= sum(rate.values()) / 2
+    for background in chains(path):
+        states = background["states"]
+        plain = {name: state["fraction"] for name, state in states.items()}
+        for change in [{}, *background.get("scenario", {}).values()]:
+            assert set(change) <= set(states)
+            fractions = plain | change
+            assert sum(fractions.values()) == pytest.approx(1, abs=1e-12)
+            # A chain whose moves balance pairwise exists only if no state is left more often than all others together.
+            rate = {name: fractions[name] / time_ns(state["mean"]) for name, state in states.items()}
+            assert max(rate.values()) <= sum(rate.values()) / 2
 
 
 @each_machine
 def test_background_states_name_costs_and_states_that_exist(path: Path) -> None:
-    background = machine(path)["background"]
-    assert background["restart"] in background["states"]
-    for state in background["states"].values():
-        assert state.get("wake", "syscall") in CATALOGUE
-        assert state.get("after_interrupt", background["restart"]) in background["states"]
-        assert state["evidence"] in EVIDENCE
-        assert state["source"]
-        assert not (state["masked"] and state["qs"]), "interrupts off is no quiescent state"
+    for background in chains(path):
+        assert background["restart"] in background["states"]
+        for state in background["states"].values():
+            assert state.get("wake", "syscall") in CATALOGUE
+            assert state.get("after_interrupt", background["restart"]) in background["states"]
+            assert state["evidence"] in EVIDENCE
+            assert state["source"]
+            assert not (state["masked"] and state["qs"]), "interrupts off is no quiescent state"
 
 
 @each_machine
 def test_sources_that_name_a_row_of_truth_name_one_that_exists(path: Path) -> None:
     known = {f"{table.name}#{row['id']}" for table in TRUTH for row in rows(table)}
-    named = [ref for source in sources(toml(path)) for ref in re.findall(r"\w+\.csv#[\w-]+(?:\.[\w-]+)*", source)]
+    named = [ref for source in sources(toml(path)) for ref in ROW.findall(source)]
     assert named
     assert set(named) <= known
 
@@ -127,6 +181,14 @@ def test_the_rows_that_the_model_is_fitted_to_are_few() -> None:
     assert {row["id"] for row in callers if row["use"] == "input" and row["quantity"] == "latency_mean"} == {
         "idle-1", "idle-16",
     }  # fmt: skip
+
+
+def test_every_row_that_user_text_is_fitted_to_is_named_by_a_cost_and_no_other() -> None:
+    table = rows(REPO / "configs/truth/host_jit.csv")
+    costs = machine(REPO / "configs/machines/host-2cpu.toml")["costs"]["client"]["jit"]
+    named = {ref for source in sources(costs) for ref in re.findall(r"host_jit\.csv#([\w-]+)", source)}
+    assert {row["id"] for row in table if row["use"] == "input"} == named
+    assert sum(row["unit"] == "ns" for row in table) > 8 * len(named)
 
 
 def test_the_counts_are_those_of_the_kernel_paths() -> None:

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
-from execbench.costs import CATALOGUE, Cost, CostTable, Evidence
+from execbench.costs import ARCHITECTURES, CATALOGUE, Cost, CostTable, Entry, Evidence, catalogue, required
 from execbench.errors import InputError, MachineError
+from execbench.kernel import arch
 
 GOOD: dict[str, Any] = {"value": "14.4us", "range": ["13.4us", "18.5us"], "evidence": "measured", "source": "host.csv"}
 SPREAD: dict[str, Any] = GOOD | {"dist": "lognormal", "p99": "18us", "n": 900_000, "use": "predicted"}
 BYTE: dict[str, Any] = {"value": "0.1ns", "range": ["0.05ns", "0.3ns"], "evidence": "assumed", "source": "memcpy speed"}
+CLIENTS = {"bpf": {"verify_insn": Entry("processed instruction", "one instruction on one path")},
+           "arm": {"work": Entry("piece", "what only arm64 has", ("arm64",))}}  # fmt: skip
 
 
-def table(**rows: Any) -> CostTable:
-    return CostTable.from_toml(rows, "m.toml: costs")
+def table(on: str = "", /, **rows: Any) -> CostTable:
+    return CostTable.from_toml(rows, "m.toml: costs", on, CLIENTS)
 
 
 def full() -> CostTable:
@@ -25,11 +28,48 @@ def full() -> CostTable:
 
 
 def test_every_entry_of_the_catalogue_says_what_one_unit_is_and_what_it_stands_for() -> None:
-    assert len(CATALOGUE) == 47
-    for name, (per, meaning) in CATALOGUE.items():
+    for name, (per, meaning, architectures) in CATALOGUE.items():
         assert name == name.strip().lower()
         assert per
         assert len(meaning) > 15
+        assert tuple(name for name in ARCHITECTURES if name in architectures) == architectures != ()
+
+
+def test_what_only_some_architectures_have() -> None:
+    assert ARCHITECTURES == arch.ARCHITECTURES
+    only = {name: entry.arch for name, entry in CATALOGUE.items() if entry.arch != ARCHITECTURES}
+    x86, arm, riscv = (
+        {name for name, has in only.items() if has == (one,)} for one in ARCHITECTURES
+    )  # fmt: skip
+    assert x86 == set("cpa_page cpa_split cpa_collapse text_poke int3_queue sync_core invlpgb tlbsync ibpb".split())
+    assert arm == set("tlbi dsb_ish isb dc_cvau ic_ivau".split())
+    assert riscv == set("fence_i sbi_call sbi_hart sfence_fault".split())
+    assert {name: only[name] for name in only.keys() - x86 - arm - riscv} == {
+        **dict.fromkeys(("tlb_flush_all", "tlb_flush_page"), ("x86_64", "riscv64")),
+        **dict.fromkeys(("pageattr_page", "fixmap_map", "linear_split", "mm_switch"), ("arm64", "riscv64")),
+    }
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_machine_needs_the_costs_of_its_architecture_and_of_the_clients_it_runs(name: str) -> None:
+    assert set(required(name, {})) == {cost for cost, entry in CATALOGUE.items() if name in entry.arch}
+    mine = set(required(name, CLIENTS)) - set(required(name, {}))
+    assert mine == {"client.bpf.verify_insn"} | ({"client.arm.work"} if name == "arm64" else set())
+    assert set(catalogue(CLIENTS)) == set(CATALOGUE) | {"client.bpf.verify_insn", "client.arm.work"}
+
+
+def test_a_cost_of_another_architecture_is_refused_as_such() -> None:
+    with pytest.raises(MachineError) as caught:
+        table("arm64", text_poke=GOOD, kmalloc=GOOD, fence_i=GOOD, tlbi=GOOD, tlb_flush_all=GOOD)
+    text = str(caught.value)
+    assert (
+        "costs of another architecture: text_poke (x86_64), fence_i (riscv64), tlb_flush_all (x86_64, riscv64)" in text
+    )
+    assert "the costs of arm64" in text
+    with pytest.raises(MachineError, match=r"another architecture: client.arm.work \(arm64\)"):
+        table("x86_64", client={"arm": {"work": GOOD}})
+    assert set(table("arm64", tlbi=GOOD, kmalloc=GOOD)) == {"tlbi", "kmalloc"}
+    assert set(table("", tlbi=GOOD, text_poke=GOOD)) == {"tlbi", "text_poke"}
 
 
 def test_a_cost_is_read_in_picoseconds() -> None:
@@ -102,10 +142,10 @@ def test_a_missing_cost_is_named_where_it_is_used_and_all_at_once_beforehand() -
     with pytest.raises(MachineError, match=r"unknown cost 'kfre'.*did you mean 'kfree'"):
         costs.ns("kfre")
     with pytest.raises(MachineError) as caught:
-        costs.require(["sync_core", "kmalloc", "kfree", "client.mine.work"])
-    assert "3 of the costs" in str(caught.value)
-    assert "client.mine.work, kfree (per call), sync_core (per call)" in str(caught.value)
-    costs.require(costs)
+        costs.require(required("arm64", CLIENTS))
+    assert f"{len(required('arm64', CLIENTS)) - 4} of the costs" in str(caught.value)
+    assert "client.arm.work (per piece), context_switch (per switch), dc_cvau (per line), dsb_ish" in str(caught.value)
+    costs.require({name: catalogue(CLIENTS)[name] for name in costs})
 
 
 def test_unknown_names_are_listed_with_the_closest() -> None:

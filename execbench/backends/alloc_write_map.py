@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from execbench.contract import Image, Proc, Region, Request, Support, Totals, Usage, pages_of
+from execbench.contract import Image, Proc, Region, Request, Support, Totals, Usage
+from execbench.kernel import sync
+from execbench.kernel.arm64.set_memory import PAGE_OFFSET
+from execbench.kernel.arm64.tlb import flush_page_by_page
+from execbench.kernel.riscv64.set_memory import change_linear
+from execbench.kernel.vmalloc import vm_unmap_aliases
+from execbench.sim.memory import DirectPerm, VmArea
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
@@ -15,25 +21,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AllocWriteMap:
-    """No executable mapping ever exists before its text is complete, so publishing needs no flush and no interrupt.
+    """No executable mapping ever exists before its text is complete, so x86_64 needs no flush and no interrupt.
 
     write_through: the direct map, or one CPU's temporary mm (as a poke, without text_mutex: nobody else sees the page).
-    alias: whether the direct map stays writable, or turns read-only before the text is mapped (one flush, and splits).
+    alias: whether the direct map stays writable, or turns read-only or absent before the text is mapped. recycle: the
+    address is flushed when it is freed, or with many others by a purge; nobody gets it before that. sync: what follows
+    the mapping, where a CPU that has speculated into the absent entry may remember it (arm64).
     """
 
-    support: ClassVar[Support] = Support(source="lore.kernel.org: Andy Lutomirski, 2023-06-19, 'alloc, write, map'")
+    support: ClassVar[Support] = Support(
+        architectures=("x86_64", "arm64", "riscv64"),
+        source="Andy Lutomirski, 2023-06-19 <a17c65c6-863f-4026-9c6f-a04b659e9ab4@app.fastmail.com>; on arm64 Mark "
+        "Rutland, 2023-06-26 <ZJmDNbY009G3haH9@FVFF77S0Q05N>",
+    )
     write_through: Literal["direct-map", "temporary-mm"] = "direct-map"
-    alias: Literal["kept", "read-only"] = "kept"
+    alias: Literal["kept", "read-only", "removed"] = "kept"
+    recycle: Literal["flushed", "deferred"] = "deferred"
+    sync: Literal[
+        "none", "sync-core-ipi", "rcu", "rcu-expedited", "tasks-rude", "stop-machine", "lazy-generation",
+        "defer-to-kernel-entry",
+    ] = "none"  # fmt: skip
+
+    def refusal(self, arch: str) -> str:
+        """Return why these parameters cannot be expressed on an architecture, or ""."""
+        return sync.refusal(self.sync, arch)
 
     def start(self, k: Shared) -> Totals:
-        """Nothing to set up."""
+        """Nothing to set up but the policy."""
+        sync.require(k, self.sync)
         return Totals(k)
 
     def alloc(self, k: Kernel, s: Totals, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
         """Reserve an address and take pages; no page-table entry is written."""
         regions = []
         for req in reqs:
-            area = yield from k.get_vm_area(pages_of(req.size), req.kind)
+            area = yield from k.get_vm_area(k.pages_of(req.size), req.kind)
             regions.append(s.take(req, area))
         return tuple(regions)
 
@@ -45,18 +67,48 @@ class AllocWriteMap:
             yield from k.write_temporary_mm(region.va, image.size)
 
     def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
-        """Map: absent entries become executable; an absent entry is never cached, so nobody is told."""
+        """Let fetch see the text, close the alias, map: entries that were absent become executable, nobody is told."""
+        yield from sync.clean_text(k, [(region.va, region.size) for region in regions])
+        if self.alias != "kept":
+            yield from close_alias(k, [region.own for region in regions], "ro" if self.alias == "read-only" else "np")
         for region in regions:
-            if self.alias == "read-only" and (yield from k.set_direct_map(region.own, "ro")):
-                yield from k.flush_tlb_all("alias_flush")
             yield from k.map_text(region.own)
+        yield from sync.synchronize(k, self.sync)
 
     def free(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
-        """Unmap; the address returns to use when a purge has flushed it, as every vmap area's does."""
+        """Unmap; the address returns to use when it has been flushed, at once or by the next purge."""
         for region in regions:
-            yield from k.vfree_text(region.own, reset_alias=self.alias == "read-only")
+            yield from k.vfree_text(region.own, self.alias != "kept", self.recycle == "flushed")
             s.give(region)
 
     def usage(self, s: Totals) -> Usage:
         """Waste is what rounding to pages adds."""
         return s.usage()
+
+
+def close_alias(k: Kernel, areas: Sequence[VmArea], perm: DirectPerm) -> Proc[None]:
+    """Make the direct map of areas read-only or absent, and let no CPU keep the old entry.
+
+    "ro" is set_memory_ro() of the direct map: on x86_64 its purge comes first and one flush last, on riscv64 one flush
+    is last. "np" is set_direct_map_invalid_noflush() of each page and a flush, which riscv64 has in that function, for
+    each page. arm64 flushes page by page for both, as it does under rodata=full, without which it can do neither.
+    """
+    if k.arch.name == "riscv64" and perm == "ro":
+        k.count("set_memory_ro", sum(area.pages for area in areas))
+        with (yield from k.lock("init_mm.mmap_lock")):
+            for area in areas:
+                for run in area.runs:
+                    yield from change_linear(k, run, perm, False)
+        yield from k.flush_tlb_all("alias_flush")
+        return
+    if k.arch.name == "x86_64" and perm == "ro":
+        yield from vm_unmap_aliases(k)
+    touched = False
+    for area in areas:
+        touched = (yield from k.set_direct_map(area, perm)) or touched
+    if k.arch.name == "x86_64" and touched:
+        yield from k.flush_tlb_all("alias_flush")
+    elif k.arch.name == "arm64" and touched:
+        for area in areas:
+            for pfn, n in area.runs:
+                yield from flush_page_by_page(k, PAGE_OFFSET + pfn * k.page_size, n, "alias_flush")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from execbench.contract import Image, LockKind, Proc, Region, Request, Support, TextKind, Usage, pages_of
-from execbench.sim.memory import PAGE, ChunkBitmap, VmArea
+from execbench.contract import Image, LockKind, Proc, Region, Request, Support, TextKind, Usage
+from execbench.kernel.execmem import Piece
+from execbench.sim.memory import ChunkBitmap
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
@@ -20,19 +21,24 @@ HEADER = 8 + 16
 
 @dataclass(slots=True, eq=False)
 class Pack:
-    """struct bpf_prog_pack: its area and the bitmap of its chunks; bitmap is None for a lone oversized program."""
+    """struct bpf_prog_pack: its memory and the bitmap of its chunks; bitmap is None for a lone oversized program.
 
-    area: VmArea
+    arch_flush_needed: since the last predictor flush the pack was made, or a program was freed in it.
+    """
+
+    memory: Piece
     bitmap: ChunkBitmap | None
+    arch_flush_needed: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class State:
-    """pack_list and the running totals (bytes)."""
+    """pack_list and the running totals (bytes); pred_flush is the static key bpf_pred_flush_enabled."""
 
     pack_bytes: int
     chunk: int
     shared: Shared
+    pred_flush: bool
     packs: list[Pack] = field(default_factory=list)
     lone: int = 0
     asked: int = 0
@@ -46,10 +52,18 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class BpfProgPack:
-    """Programs from packs; `chunk` bytes is the allocation unit (0: the release's)."""
+    """Programs from packs; `chunk` bytes is the allocation unit (0: the release's).
+
+    Packs are mapped by 4 KiB pages that are filled and made read-only and executable, or, on x86_64 since 7.3, come
+    from execmem's cache of 2M pages, where they are that already.
+    """
 
     support: ClassVar[Support] = Support(
-        kinds=(TextKind.BPF, TextKind.JIT), sub_page=True, shipped=("6.12", "6.18"), source="kernel/bpf/core.c"
+        architectures=("x86_64", "arm64", "riscv64"),
+        kinds=(TextKind.BPF, TextKind.JIT),
+        sub_page=True,
+        shipped=("6.1/x86_64", "6.12", "6.18", "7.3"),
+        source="kernel/bpf/core.c",
     )
     chunk: int = 0
 
@@ -61,7 +75,8 @@ class BpfProgPack:
     def start(self, k: Shared) -> State:
         """Begin without packs, as at boot."""
         k.declare(PACK_MUTEX)
-        return State(k.release.pack_bytes * k.nodes, self.chunk or k.release.pack_chunk, k)
+        pred_flush = k.release.ibpb_on_cbpf and bool(k.machine.features.get("ibpb_on_cbpf"))
+        return State(k.release.pack_bytes * k.nodes, self.chunk or k.release.pack_chunk, k, pred_flush)
 
     def alloc(self, k: Kernel, s: State, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
         """bpf_jit_binary_pack_alloc for each function: a chunk run in the first pack that has one, and a RW scratch."""
@@ -74,50 +89,67 @@ class BpfProgPack:
         return tuple(regions)
 
     def _bpf_prog_pack_alloc(self, k: Kernel, s: State, req: Request, size: int) -> Proc[Region]:
-        k.count("pack_alloc", size)
+        k.count("bpf_prog_pack_alloc", size)
         with (yield from k.lock("pack_mutex")):
             if size > s.pack_bytes:
-                pack, offset, size = (yield from self._pages_of_its_own(k, s, size)), 0, pages_of(size) * PAGE
+                pack, offset, size = (yield from self._pages_of_its_own(k, s, size)), 0, k.pages_of(size) * k.page_size
             else:
-                pack, offset = yield from self._from_a_pack(k, s, size)
+                pack, offset = yield from self._from_a_pack(k, s, size, req.classic)
             s.asked += req.size
             s.taken += size
             s.regions += 1
-        return Region(s.regions, pack.area.va + offset, req.size, size, req.kind, pack)
+        return Region(s.regions, pack.memory.va + offset, req.size, size, req.kind, pack)
 
-    def _from_a_pack(self, k: Kernel, s: State, size: int) -> Proc[tuple[Pack, int]]:
+    def _from_a_pack(self, k: Kernel, s: State, size: int, was_classic: bool) -> Proc[tuple[Pack, int]]:
+        """Take the first pack with room; where predictors are flushed, cBPF prefers a clean one, others a dirty one."""
+        fallback: Pack | None = None
         for pack in s.packs:
             k.spend("list_walk")
             assert pack.bitmap is not None
             offset = pack.bitmap.alloc(size)
             k.spend("bitmap_word", pack.bitmap.words_scanned)
-            if offset is not None:
-                return pack, offset
-        pack = yield from self._alloc_new_pack(k, s)
-        assert pack.bitmap is not None
-        offset = pack.bitmap.alloc(size)
+            if offset is None:
+                continue
+            if not s.pred_flush or was_classic != pack.arch_flush_needed:
+                break
+            pack.bitmap.free(offset, size)  # not this one, unless there is no better
+            fallback = fallback or pack
+        else:
+            pack = fallback or (yield from self._alloc_new_pack(k, s))
+            assert pack.bitmap is not None
+            offset = pack.bitmap.alloc(size)
         assert offset is not None
+        if s.pred_flush and pack.arch_flush_needed and was_classic:
+            yield from self._bpf_arch_pred_flush(k, s)
         return pack, offset
 
+    def _bpf_arch_pred_flush(self, k: Kernel, s: State) -> Proc[None]:
+        """Flush every CPU's indirect branch predictor under pack_mutex (bpf_arch_ibpb); all packs are clean then."""
+        k.count("bpf_arch_ibpb")
+        yield from k.on_each_cpu("bpf_arch_ibpb", ("ibpb", 1))
+        for pack in s.packs:
+            pack.arch_flush_needed = False
+
     def _alloc_new_pack(self, k: Kernel, s: State) -> Proc[Pack]:
-        k.count("new_pack")
+        k.count("alloc_new_pack")
         k.cycle("pack_growth")
-        area = yield from self._rox(k, s.pack_bytes)
-        pack = Pack(area, ChunkBitmap(s.pack_bytes, s.chunk))
+        memory = yield from self._bpf_jit_alloc_exec(k, s.pack_bytes)
+        pack = Pack(memory, ChunkBitmap(s.pack_bytes, s.chunk), s.pred_flush)
         s.packs.append(pack)
         return pack
 
     def _pages_of_its_own(self, k: Kernel, s: State, size: int) -> Proc[Pack]:
-        area = yield from self._rox(k, size)
-        s.lone += area.pages * PAGE
-        return Pack(area, None)
+        memory = yield from self._bpf_jit_alloc_exec(k, size)
+        s.lone += memory.size
+        return Pack(memory, None)
 
-    def _rox(self, k: Kernel, size: int) -> Proc[VmArea]:
-        """Map fresh pages, fill them with int3 while they are NX, make them read-only and executable."""
-        area = yield from k.vmalloc_node_range(pages_of(size), TextKind.BPF)
-        k.store_text(area.va, size, "trap")
-        yield from k.set_memory_rox(area)
-        return area
+    def _bpf_jit_alloc_exec(self, k: Kernel, size: int) -> Proc[Piece]:
+        """Return memory that is read-only, executable and full of traps, by the cache or as it is made here."""
+        memory = yield from k.execmem_alloc(k.pages_of(size), TextKind.BPF)
+        if not memory.cached:
+            k.store_text(memory.va, size, "trap")
+            yield from k.set_memory_rox(memory.area)
+        return memory
 
     def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
         """The JIT writes into its scratch; nothing shared is touched."""
@@ -126,30 +158,36 @@ class BpfProgPack:
         yield
 
     def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
-        """bpf_jit_binary_pack_finalize: copy the scratch over the int3 by poking; no CPU is told."""
+        """bpf_jit_binary_pack_finalize: copy the scratch over the traps, as the architecture writes live text.
+
+        On arm64 and riscv64 the JIT flushes the same bytes once more behind it until 7.x (bpf_flush_icache).
+        """
         for region in regions:
-            yield from k.bpf_arch_text_copy(region.va, s.charged(region.size))
+            size = s.charged(region.size)
+            yield from k.bpf_arch_text_copy(region.va, size)
             k.spend("kfree")
+            yield from k.arch.bpf_flush_icache(k, region.va, size)
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """bpf_prog_pack_free: int3 over the program, then its chunks; an empty pack goes back."""
         for region in regions:
+            k.count("bpf_prog_pack_free", region.reserved)
             with (yield from k.lock("pack_mutex")):
                 pack: Pack = region.own
                 s.asked -= region.size
                 s.taken -= region.reserved
                 if pack.bitmap is None:
-                    s.lone -= pack.area.pages * PAGE
-                    yield from k.vfree(pack.area)
+                    s.lone -= pack.memory.size
+                    yield from k.execmem_free(pack.memory)
                     continue
                 yield from k.bpf_arch_text_invalidate(region.va, region.reserved)
                 yield from k.settle()
-                pack.bitmap.free(region.va - pack.area.va, region.reserved)
+                pack.bitmap.free(region.va - pack.memory.va, region.reserved)
+                pack.arch_flush_needed = s.pred_flush
                 if pack.bitmap.empty:
                     s.packs.remove(pack)
-                    k.count("free_pack")
                     k.cycle("pack_free")
-                    yield from k.vfree(pack.area)
+                    yield from k.execmem_free(pack.memory)
 
     def usage(self, s: State) -> Usage:
         """Reserved are whole packs; what chunks add to the programs is the internal waste."""

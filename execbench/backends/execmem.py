@@ -1,4 +1,4 @@
-"""execmem, plain: module_alloc's successor, ranges per type over vmalloc, merged set_memory_rox (mm/execmem.c)."""
+"""execmem: what the release does for each type: plain ranges over vmalloc, or the ROX cache (mm/execmem.c)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,107 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from execbench.backends.module_alloc import ModuleAlloc
-from execbench.contract import Proc, Region, Support, Totals
+from execbench.backends.module_alloc import DATA, protect_data
+from execbench.contract import Image, Proc, Region, Request, Support, TextKind, Usage
+from execbench.kernel.execmem import Piece
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
+    from execbench.kernel.shared import Shared
+
+POKED = (TextKind.KPROBES, TextKind.BPF)
+"""Users that leave the cache's memory read-only and poke (kernel/kprobes.c: alloc_insn_page, kernel/bpf/core.c)."""
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """Running totals over live regions (bytes): asked, in pages handed out, of which outside the cache."""
+
+    shared: Shared
+    asked: int = 0
+    pages: int = 0
+    plain: int = 0
+    regions: int = 0
+
+    def count(self, region: Region, sign: int) -> None:
+        """Add a region to the totals, or take it away."""
+        self.asked += sign * region.size
+        self.pages += sign * region.reserved
+        self.plain += 0 if region.own.cached else sign * region.reserved
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execmem(ModuleAlloc):
-    """execmem_alloc without a ROX cache: on x86_64 every type draws from the module range, so allocation is as before.
+class Execmem:
+    """One allocator for all types of text, whose ways differ by type and release.
 
-    What it replaced made text read-only and executable in two steps; here it is one (set_memory_rox).
+    On x86_64: 6.1 has module_alloc for everything, 6.12 a range per type over vmalloc. 6.18 keeps text of modules,
+    ftrace and kprobes in 2M pages that are read-only and executable: a piece of them becomes writable (and not
+    executable) while a module or ftrace writes it, kprobes poke; BPF is plain until 7.3, then poked into the cache.
+    Plain text is made read-only and executable in one operation where there is one. Elsewhere everything is plain.
     """
 
     support: ClassVar[Support] = Support(
-        writable_in_place=True, shipped=("6.12", "6.18"), source="mm/execmem.c, include/linux/set_memory.h"
+        architectures=("x86_64", "arm64", "riscv64"),
+        writable_in_place=True,
+        shipped=("6.12", "6.18", "7.3"),
+        source="mm/execmem.c, arch/x86/mm/init.c: execmem_arch_setup, kernel/module/strict_rwx.c",
     )
 
-    def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
-        """set_memory_rox: its flush is all the synchronization there is."""
+    def start(self, k: Shared) -> State:
+        """Nothing to set up: ranges and cache are the kernel's."""
+        return State(k)
+
+    def alloc(self, k: Kernel, s: State, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
+        """execmem_alloc_rw where the cache exists (it purges for data too), execmem_alloc for pokers and before."""
+        regions = []
+        for req in reqs:
+            pages = k.pages_of(req.size)
+            if req.kind in POKED or not k.release.rox_cache:
+                piece = yield from k.execmem_alloc(pages, req.kind)
+            else:
+                piece = yield from k.execmem_alloc_rw(pages, req.kind)
+            s.regions += 1
+            region = Region(s.regions, piece.va, req.size, piece.size, req.kind, piece)
+            s.count(region, 1)
+            regions.append(region)
+        return tuple(regions)
+
+    def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
+        """Plain stores at the final address; into a buffer of their own for pokers."""
+        if _poked(region):
+            k.spend("copy_byte", image.size)
+        else:
+            k.store_text(region.va, image.size)
+        return
+        yield
+
+    def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+        """set_memory_rox or execmem_restore_rox, whose flush is all the synchronization on x86_64; or one poke."""
         for region in regions:
-            yield from k.set_memory_rox(region.own)
+            if not _poked(region):
+                yield from k.flush_icache_range(region.va, region.size)
+        yield from protect_data(k, [(region.kind, region.own.area) for region in regions if region.kind in DATA])
+        for region in regions:
+            piece: Piece = region.own
+            if _poked(region):
+                yield from k.bpf_arch_text_copy(region.va, region.size)
+            elif piece.cached:
+                yield from k.execmem_restore_rox(piece)
+            elif region.kind not in DATA:
+                yield from k.set_memory_rox(piece.area)
+
+    def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
+        """execmem_free."""
+        for region in regions:
+            yield from k.execmem_free(region.own)
+            s.count(region, -1)
+
+    def usage(self, s: State) -> Usage:
+        """Reserved is the whole cache besides plain areas; waste is what rounding to pages adds."""
+        reserved = s.plain + s.shared.execmem_cache.bytes
+        return Usage(s.asked, reserved, s.pages - s.asked, s.shared.text_map.text_leaves())
+
+
+def _poked(region: Region) -> bool:
+    """Say whether a region is written by poking: it is the cache's, and its user leaves it read-only."""
+    return region.kind in POKED and region.own.cached

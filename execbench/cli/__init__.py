@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from execbench.cli.audit import audit
 from execbench.cli.check import check
 from execbench.cli.listing import app as list_app
 from execbench.cli.new import app as new_app
@@ -34,6 +35,7 @@ app.command(rich_help_panel="Measure")(sweep)
 app.command(rich_help_panel="Read")(report)
 app.command(rich_help_panel="Trust")(verify)
 app.command(rich_help_panel="Trust")(check)
+app.command(rich_help_panel="Trust")(audit)
 app.add_typer(list_app, name="list", rich_help_panel="Set up")
 app.add_typer(new_app, name="new", rich_help_panel="Set up")
 

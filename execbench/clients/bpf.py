@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
-from execbench.contract import Image, LockKind, Proc, Region, Request, Setting, TextKind
+from execbench.contract import Entry, Image, LockKind, Proc, Region, Request, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.operation import Operation
 from execbench.sim.dists import Dist, Exponential
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 
 BPF_LOCK = LockKind("bpf_lock", "spinlock", "kernel/bpf/core.c: bpf_lock (kallsyms)")
 PROG_IDR_LOCK = LockKind("prog_idr_lock", "spinlock", "kernel/bpf/syscall.c: prog_idr_lock")
+
+COSTS = {
+    "load_fixed": Entry("load", "all of BPF_PROG_LOAD that depends on no count (bpf_prog_load)"),
+    "copy_insn": Entry("instruction", "copy one instruction in (copy_from_bpfptr in bpf_prog_load)"),
+    "verify_insn": Entry("processed instruction", "verify one instruction on one path (do_check)"),
+    "jit_insn": Entry("instruction and pass", "translate one instruction in one JIT pass (do_jit)"),
+    "subprog_fixed": Entry("subprogram", "set up one subprogram (jit_subprogs)"),
+    "kallsyms": Entry("program", "make one program's symbol visible or remove it (bpf_prog_kallsyms_add)"),
+    "expose_fd": Entry("program", "identifier and file descriptor (bpf_prog_alloc_id, bpf_prog_new_fd)"),
+    "put": Entry("program", "close of the last descriptor, synchronous part (bpf_prog_put)"),
+    "free_fixed": Entry("program", "deferred free on a kworker, fixed part (bpf_prog_free_deferred)"),
+}
+"""What the loader itself costs, one row per name under `[costs.client.bpf]`."""
 
 _PROG_HEADER = 72 + 8
 """struct bpf_prog without its instructions, and the tag's padding (kernel/bpf/core.c: bpf_prog_calc_tag)."""
@@ -70,6 +83,8 @@ class Bpf:
     name: ClassVar[str] = "bpf"
     api_phases: ClassVar[frozenset[str]] = frozenset({"alloc", "write", "finalize", "bpf_jit_free"})
     arrivals: ClassVar[frozenset[str]] = frozenset({"load"})
+    costs: ClassVar[Mapping[str, Entry]] = COSTS
+    kinds: ClassVar[tuple[TextKind, ...]] = (TextKind.BPF,)
 
     data: str = field(metadata={"kind": "data"})
     threads: int = 2
@@ -225,7 +240,7 @@ class Loader:
         with (yield from k.lock("bpf_lock")):
             k.spend("client.bpf.kallsyms", len(regions))
         for region in regions:
-            k.expose(region, "fd-only")
+            yield from self._setting.publish(k, region, "fd-only")
         k.end()
         return Loaded(program, regions, pages)
 
@@ -244,7 +259,8 @@ class Loader:
         """
         setting = self._setting
         k.phase("alloc")
-        requests = [Request(size, TextKind.BPF) for program in programs for size in program.functions]
+        extra = k.arch.bpf_mitigation_bytes
+        requests = [Request(size + extra, TextKind.BPF) for program in programs for size in program.functions]
         regions = yield from setting.alloc(k, requests)
         k.phase("write")
         for region in regions:
@@ -267,6 +283,8 @@ class Loader:
             k.spend("kfree")  # bpf_prog_free_id
         with (yield from k.lock("bpf_lock")):
             k.spend("client.bpf.kallsyms", len(loaded.regions))
+        for region in loaded.regions:
+            self._setting.retire(k, region)
         self._frees += 1
         yield from k.call_rcu(partial(self._bpf_prog_put_rcu, k, loaded, self._frees))
         k.end()

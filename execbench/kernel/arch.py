@@ -29,6 +29,10 @@ class Arch(Protocol):
 
     name: str
     direct_map_leaf: Leaf
+    release: Release
+    features: Mapping[str, Any]
+    bpf_mitigation_bytes: int
+    """What mitigations of this machine add to each function that the BPF JIT makes."""
 
     def windows(self, stream: Stream) -> dict[str, tuple[int, int]]:
         """Return the address windows for code: name -> (first byte, pages); `stream` moves what KASLR moves."""
@@ -83,6 +87,9 @@ class Arch(Protocol):
 
     def bpf_arch_text_invalidate(self, k: Kernel, va: int, size: int) -> Proc[None]:
         """Fill live read-only text with trapping instructions."""
+
+    def bpf_flush_icache(self, k: Kernel, va: int, size: int) -> Proc[None]:
+        """Do what the JIT does behind the copy into a pack, on releases where it still does."""
 
     def write_temporary_mm(self, k: Kernel, va: int, size: int) -> Proc[None]:
         """Write through a mm that only this CPU has loaded."""

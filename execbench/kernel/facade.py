@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from execbench.kernel import smp, vmalloc
+from execbench.kernel import execmem, rcu, smp, sync, vmalloc
 from execbench.kernel.text import Region, TextKind
 from execbench.kernel.workqueue import WorkItem
 from execbench.sim.engine import Proc
@@ -160,6 +160,30 @@ class Kernel:
         yield from self.task.settle()
         self.shared.machine.rcu.call(self.task.cpu.id, then, self.now)
 
+    def synchronize_rcu_expedited(self) -> Proc[None]:
+        """See execbench.kernel.rcu.synchronize_rcu_expedited."""
+        return rcu.synchronize_rcu_expedited(self)
+
+    def synchronize_rcu_tasks(self) -> Proc[None]:
+        """See execbench.kernel.rcu.synchronize_rcu_tasks."""
+        return rcu.synchronize_rcu_tasks(self)
+
+    def synchronize_rcu_tasks_rude(self) -> Proc[None]:
+        """See execbench.kernel.rcu.synchronize_rcu_tasks_rude."""
+        return rcu.synchronize_rcu_tasks_rude(self)
+
+    def synchronize_rcu_tasks_trace(self) -> Proc[None]:
+        """See execbench.kernel.rcu.synchronize_rcu_tasks_trace."""
+        return rcu.synchronize_rcu_tasks_trace(self)
+
+    def call_rcu_tasks(self, then: Callable[[], None]) -> Proc[None]:
+        """See execbench.kernel.rcu.call_rcu_tasks."""
+        return rcu.call_rcu_tasks(self, then)
+
+    def call_rcu_tasks_trace(self, then: Callable[[], None]) -> Proc[None]:
+        """See execbench.kernel.rcu.call_rcu_tasks_trace."""
+        return rcu.call_rcu_tasks_trace(self, then)
+
     def queue_work(self, name: str, work: WorkItem, operation: Operation | None = None) -> None:
         """Queue `work` on this CPU's kworker (kernel/workqueue.c:schedule_work)."""
         self.shared.worker(self.task.cpu.id).queue(name, work, operation)
@@ -169,6 +193,10 @@ class Kernel:
     def on_each_cpu(self, why: str, *work: smp.Work) -> Proc[int]:
         """See execbench.kernel.smp.on_each_cpu."""
         return smp.on_each_cpu(self, why, *work)
+
+    def stop_machine(self, cost: str, n: int = 1, work: Proc[None] | None = None) -> Proc[int]:
+        """See execbench.kernel.smp.stop_machine."""
+        return smp.stop_machine(self, cost, n, work)
 
     def flush_tlb_all(self, caller: str, *also: smp.Work) -> Proc[None]:
         """Flush every CPU's TLB as the architecture does; `also` is further work of the same handler, if there is one.
@@ -187,11 +215,20 @@ class Kernel:
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
+    @property
+    def page_size(self) -> int:
+        """Bytes of a base page."""
+        return self.shared.geometry.page
+
+    def pages_of(self, size: int) -> int:
+        """Return the base pages that `size` bytes take."""
+        return self.shared.geometry.pages_of(size)
+
     def vmalloc_node_range(
-        self, pages: int, kind: TextKind, perm: Perm = "rw-nx", *, huge: bool = False
+        self, pages: int, kind: TextKind, perm: Perm = "rw-nx", *, huge: bool = False, reset_perms: bool = True
     ) -> Proc[VmArea]:
-        """Map fresh pages in the kind's window, to be freed with VM_FLUSH_RESET_PERMS; see execbench.kernel.vmalloc."""
-        return vmalloc.vmalloc_node_range(self, pages, kind, perm, huge=huge)
+        """Map fresh pages in the kind's window; see execbench.kernel.vmalloc."""
+        return vmalloc.vmalloc_node_range(self, pages, kind, perm, huge=huge, reset_perms=reset_perms)
 
     def get_vm_area(self, pages: int, kind: TextKind) -> Proc[VmArea]:
         """Reserve an address and pages without a mapping; see execbench.kernel.vmalloc."""
@@ -205,9 +242,33 @@ class Kernel:
         """See execbench.kernel.vmalloc.vfree."""
         return vmalloc.vfree(self, area)
 
-    def vfree_text(self, area: VmArea, reset_alias: bool) -> Proc[None]:
+    def vfree_text(self, area: VmArea, reset_alias: bool, flush: bool = False) -> Proc[None]:
         """See execbench.kernel.vmalloc.vfree_text."""
-        return vmalloc.vfree_text(self, area, reset_alias)
+        return vmalloc.vfree_text(self, area, reset_alias, flush)
+
+    def vunmap_range(self, area: VmArea) -> Proc[None]:
+        """See execbench.kernel.vmalloc.vunmap_range."""
+        return vmalloc.vunmap_range(self, area)
+
+    def execmem_is_rox(self, kind: TextKind) -> bool:
+        """See execbench.kernel.execmem.is_rox."""
+        return execmem.is_rox(self, kind)
+
+    def execmem_alloc(self, pages: int, kind: TextKind) -> Proc[execmem.Piece]:
+        """See execbench.kernel.execmem.alloc."""
+        return execmem.alloc(self, pages, kind)
+
+    def execmem_alloc_rw(self, pages: int, kind: TextKind) -> Proc[execmem.Piece]:
+        """See execbench.kernel.execmem.alloc_rw."""
+        return execmem.alloc_rw(self, pages, kind)
+
+    def execmem_restore_rox(self, piece: execmem.Piece) -> Proc[None]:
+        """See execbench.kernel.execmem.restore_rox."""
+        return execmem.restore_rox(self, piece)
+
+    def execmem_free(self, piece: execmem.Piece) -> Proc[None]:
+        """See execbench.kernel.execmem.free."""
+        return execmem.free(self, piece)
 
     def vmalloc_data(self, size: int) -> int:
         """See execbench.kernel.vmalloc.vmalloc_data."""
@@ -272,6 +333,10 @@ class Kernel:
         """Patch `sites` live branch instructions as a jump-label update does on this architecture."""
         return self.arch.patch_text(self, sites, length)
 
+    def enter_text(self, region: Region) -> Proc[None]:
+        """Start to execute a region; see execbench.kernel.sync.enter_text for what a reader may have to do first."""
+        return sync.enter_text(self, region)
+
     # --- what an auditor wants to know --------------------------------------------------------------------------------
 
     def expose(self, region: Region, via: str, inside: str = "rcu") -> None:
@@ -285,61 +350,3 @@ class Kernel:
 
     def tell(self, event: str, *fields: object) -> None:
         """Report a fact of this point of the plan to whoever listens (execbench.sim.probe); nobody does here."""
-
-
-class _ToldHold(Hold):
-    """A hold whose release somebody hears, in the order of the program."""
-
-    __slots__ = ("_hold", "_listener")
-
-    def __init__(self, hold: Hold, listener: Callable[..., None]) -> None:
-        self._hold = hold
-        self._listener = listener
-
-    def __enter__(self) -> Hold:
-        return self._hold
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        hold = self._hold
-        self._listener(hold.cpu.engine.now, hold.task, hold.lock.kind.name, hold.lock.kind.kind, False)
-        hold.__exit__(kind, error, trace)
-
-
-class ListenedKernel(Kernel):
-    """The same with every cost an event of its own, or with somebody who listens to costs and primitives."""
-
-    __slots__ = ()
-
-    def spend(self, cost: str, n: int = 1) -> None:
-        """Add `n` units of a named cost to the plan and tell."""
-        cpu = self._cpu
-        before = cpu.owed
-        super().spend(cost, n)
-        if cpu.splits:
-            cpu.cut()
-        if self.probe.spend is not None:
-            self.probe.spend(self.now, self.task, cost, n, cpu.owed - before)
-
-    def count(self, primitive: str, units: int = 1) -> None:
-        """Count one use of a primitive and tell."""
-        super().count(primitive, units)
-        if self.probe.call is not None:
-            self.probe.call(self.now, self.task, primitive, units)
-
-    def lock(self, name: str) -> Proc[Hold]:
-        """Acquire and tell, also of the release."""
-        hold = yield from super().lock(name)
-        if self.probe.lock is None:
-            return hold
-        self.probe.lock(self.now, self.task, name, hold.lock.kind.kind, True)
-        return _ToldHold(hold, self.probe.lock)
-
-    def tell(self, event: str, *fields: object) -> None:
-        """Report a fact with the time of this point of the plan."""
-        if self.probe.fact is not None:
-            self.probe.fact(self.now, self.task, event, fields)
-        listener = getattr(self.probe, event)
-        if listener is not None:
-            self._cpu.mark(lambda at: listener(at, self.task, *fields))

@@ -1,8 +1,17 @@
-"""The kernel's own locks on the paths modelled here: declared once, one row each."""
+"""The kernel's own locks on the paths modelled here: declared once, one row each, and what an rwsem adds to a lock."""
 
 from __future__ import annotations
 
-from execbench.sim.locks import LockKind
+from typing import TYPE_CHECKING, TypeVar
+
+from execbench.sim.locks import Hold, LockKind
+
+if TYPE_CHECKING:
+    from execbench.sim.engine import Proc
+    from execbench.sim.locks import Lock
+    from execbench.sim.task import Task
+
+T = TypeVar("T")
 
 LOCKS = {
     kind.name: kind
@@ -11,5 +20,79 @@ LOCKS = {
         LockKind("free_vmap_area_lock", "spinlock", "mm/vmalloc.c: free_vmap_area_lock"),
         LockKind("vmap_purge_lock", "mutex", "mm/vmalloc.c: vmap_purge_lock"),
         LockKind("cpa_lock", "spinlock", "arch/x86/mm/pat/set_memory.c: cpa_lock"),
+        LockKind("patch_lock", "raw_spinlock", "arch/arm64/kernel/patching.c: patch_lock"),
+        LockKind("pgtable_split_lock", "mutex", "arch/arm64/mm/mmu.c: pgtable_split_lock"),
+        LockKind("stop_cpus_mutex", "mutex", "kernel/stop_machine.c: stop_cpus_mutex"),
+        LockKind("execmem_cache.mutex", "mutex", "mm/execmem.c: execmem_cache"),
+        LockKind("init_mm.mmap_lock", "rwsem", "mm/init-mm.c: init_mm; readers see execbench.kernel.locks.RwSem"),
     )
 }
+
+
+def kind_here(kind: LockKind, preempt_rt: bool) -> LockKind:
+    """Return how a lock behaves under this configuration (include/linux/spinlock_rt.h, kernel/locking/rtmutex.c).
+
+    A spinlock_t becomes an rt_mutex, whose waiters may sleep, with PREEMPT_RT; a raw_spinlock_t spins always.
+    """
+    if kind.kind == "raw_spinlock" or (kind.kind == "spinlock" and not preempt_rt):
+        return LockKind(kind.name, "spinlock", kind.source)
+    return LockKind(kind.name, "rt_mutex", kind.source) if kind.kind == "spinlock" else kind
+
+
+class RwSem:
+    """A mm's mmap lock: readers share, a writer is alone, who comes behind a waiting writer waits behind it.
+
+    kernel/locking/rwsem.c. Built on a FIFO lock: everybody queues for it, a reader passes it on at once, a writer keeps
+    it and then waits until the readers that were in before are out. What is simplified: a writer that meets readers
+    sleeps without the short spin of rwsem_spin_on_owner, and the lock's own account of holds knows writers only.
+    """
+
+    __slots__ = ("lock", "readers", "_left", "_writer")
+
+    def __init__(self, lock: Lock) -> None:
+        """`lock` is the queue, and the writer's."""
+        self.lock = lock
+        self.readers = 0
+        self._writer: Task | None = None
+        self._left = ("", False)  # site of the reader that left last, and whether it was inside a verb
+
+    def read(self, task: Task, body: Proc[T]) -> Proc[T]:
+        """Run `body` as a reader (mmap_read_lock .. mmap_read_unlock)."""
+        yield from self.pass_by(task)
+        self.readers += 1
+        result = yield from body
+        yield from task.settle()
+        self.readers -= 1
+        self._left = (task.site, task.verbs > 0)
+        if not self.readers and self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.wake(task.engine.now)
+        return result
+
+    def pass_by(self, task: Task) -> Proc[None]:
+        """Be a reader for no time: wait for a writer that is in, or waits."""
+        with (yield from self.lock.acquire(task)):
+            pass
+
+    def write(self, task: Task) -> Proc[Hold]:
+        """Own it alone (mmap_write_lock): `with (yield from mm.write(task)):` releases at the end of the block."""
+        hold = yield from self.lock.acquire(task)
+        yield from task.settle()
+        if self.readers:
+            yield from self._wait(task)
+        return hold
+
+    def _wait(self, task: Task) -> Proc[None]:
+        lock, begin = self.lock, task.engine.now
+        self._writer = task
+        yield from task.block()
+        waited = task.engine.now - begin
+        site, in_verb = self._left
+        lock.contended += 1
+        lock.wait_ns += waited
+        lock.wait_max_ns = max(lock.wait_max_ns, waited)
+        lock.blame[site] = lock.blame.get(site, 0) + waited
+        if in_verb and not task.verbs and task.op is not None:
+            task.op.blamed_ns += waited
+        if lock.probe.wait is not None:
+            lock.probe.wait(begin, task.engine.now, task, "lock", lock.kind.name, site, in_verb)

@@ -25,8 +25,6 @@ class Release:
     """Bytes of a bpf_prog_pack per possible node (kernel/bpf/core.c: BPF_PROG_PACK_SIZE)."""
     pack_chunk: int = 64
     """Allocation unit inside a pack (kernel/bpf/core.c: BPF_PROG_CHUNK_SIZE)."""
-    pack_architectures: tuple[str, ...] = ("x86_64", "arm64", "riscv64")
-    """Architectures whose JIT draws from packs (arch/*/net/bpf_jit_comp.c: bpf_jit_binary_pack_alloc)."""
     ibpb_on_cbpf: bool
     """A classic program that reuses a pack flushes every CPU's branch predictor first, where the CPUs need it
     (kernel/bpf/core.c: bpf_prog_pack_alloc, bpf_arch_pred_flush; arch/x86/kernel/cpu/bugs.c)."""
@@ -53,6 +51,10 @@ class Release:
     linear_block_map: bool
     """arm64 keeps block mappings in the linear map under rodata=full and splits them live, where the CPU can
     (arch/arm64/mm/mmu.c: split_kernel_leaf_mapping, 6.18)."""
+    bpf_cfi: bool
+    """The JIT puts FineIBT preambles before its functions (arch/x86/net/bpf_jit_comp.c: emit_fineibt, 6.9)."""
+    invlpgb: bool
+    """The kernel uses broadcast TLB flushes where the CPUs have them (arch/x86/mm/tlb.c: flush_tlb_all, 6.15)."""
     poke_batch: int = 256
     """Sites per batch of the int3 protocol (arch/x86/kernel/alternative.c: TEXT_POKE_ARRAY_MAX, TP_VEC_MAX)."""
     flush_ceiling: int = 33
@@ -72,9 +74,6 @@ class Release:
     csd_lock_wait)."""
     tasks_trace: Literal["holdouts", "srcu"]
     """Tasks Trace RCU scans for readers itself, or is an SRCU domain (kernel/rcu/tasks.h: call_rcu_tasks_trace)."""
-    bpf_free_tasks: bool
-    """A program that a trampoline may still run is freed behind a Tasks RCU grace period first
-    (kernel/bpf/syscall.c: __bpf_prog_put_noref)."""
     aux_bytes: int
     """sizeof(struct bpf_insn_aux_data), one per instruction, vzalloc'ed for the verifier (kernel/bpf/verifier.c)."""
     source: str
@@ -87,8 +86,6 @@ class Release:
             "pack_bytes": (self.pack_bytes >= 4096 and self.pack_bytes % 4096 == 0, "whole pages"),
             "pack_chunk": (0 < self.pack_chunk <= 4096 and not self.pack_chunk & (self.pack_chunk - 1),
                            "a power of two up to 4096 bytes"),
-            "pack_architectures": (set(self.pack_architectures) <= {"x86_64", "arm64", "riscv64"},
-                                   "of x86_64, arm64, riscv64"),
             "rox_cache": (set(self.rox_cache) <= known, "of " + ", ".join(sorted(known))),
             "tasks_trace": (self.tasks_trace in ("holdouts", "srcu"), "holdouts or srcu"),
             "poke_batch": (self.poke_batch >= 1, "at least 1"),
@@ -103,7 +100,6 @@ class Release:
             if not holds:
                 raise InputError(f"kernel.{name}", getattr(self, name), allowed, f"correct {name}")
         object.__setattr__(self, "rox_cache", tuple(TextKind(kind) for kind in self.rox_cache))
-        object.__setattr__(self, "pack_architectures", tuple(self.pack_architectures))
 
     def fqs_jiffies(self, first: bool, hz: int, cpus: int) -> int:
         """Return the jiffies until the first (or next) force-quiescent-state scan."""
@@ -124,7 +120,6 @@ RELEASES = {
     for release in (
         Release(
             name="6.1",
-            pack_architectures=("x86_64",),
             ibpb_on_cbpf=True,
             execmem=False,
             rox_cache=(),
@@ -134,10 +129,11 @@ RELEASES = {
             cpa_mmap_lock=False,
             alias_whole_area=True,
             linear_block_map=False,
+            bpf_cfi=False,
+            invlpgb=False,
             wake_from_gp=False,
             csd_preemptible=False,
             tasks_trace="holdouts",
-            bpf_free_tasks=False,
             aux_bytes=56,
             source="Debian linux-source-6.1 (6.1.192)",
         ),
@@ -152,10 +148,11 @@ RELEASES = {
             cpa_mmap_lock=False,
             alias_whole_area=True,
             linear_block_map=False,
+            bpf_cfi=True,
+            invlpgb=False,
             wake_from_gp=False,
             csd_preemptible=False,
             tasks_trace="holdouts",
-            bpf_free_tasks=False,
             aux_bytes=80,
             source="Debian linux-source-6.12 (6.12.117)",
         ),
@@ -170,10 +167,11 @@ RELEASES = {
             cpa_mmap_lock=True,
             alias_whole_area=False,
             linear_block_map=True,
+            bpf_cfi=True,
+            invlpgb=True,
             wake_from_gp=None,
             csd_preemptible=False,
             tasks_trace="holdouts",  # traced: trc_wait_for_one_reader
-            bpf_free_tasks=False,
             aux_bytes=80,
             source="counts measured on 6.18.15; paths of the neighbouring releases, pinned by those counts",
         ),
@@ -188,10 +186,11 @@ RELEASES = {
             cpa_mmap_lock=True,
             alias_whole_area=False,
             linear_block_map=True,
+            bpf_cfi=True,
+            invlpgb=True,
             wake_from_gp=True,
             csd_preemptible=True,
             tasks_trace="srcu",
-            bpf_free_tasks=True,
             aux_bytes=136,
             source="Debian linux-source-7.3 (7.3.4)",
         ),

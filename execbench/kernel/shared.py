@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from execbench.kernel import smp
+from execbench.kernel import execmem, smp, sync
 from execbench.kernel.arch import arch_of
-from execbench.kernel.facade import Kernel, ListenedKernel
-from execbench.kernel.locks import LOCKS
+from execbench.kernel.facade import Kernel
+from execbench.kernel.listened import ListenedKernel
+from execbench.kernel.locks import LOCKS, RwSem, kind_here
 from execbench.kernel.releases import Release
 from execbench.kernel.workqueue import Worker
 from execbench.sim.dists import Exponential, Lognormal, dist_of_cost
 from execbench.sim.locks import Lock, LockKind
-from execbench.sim.memory import DirectMap, Frames, KernelMap, VmapSpace
+from execbench.sim.memory import PAGE, DirectMap, Frames, KernelMap, VmapSpace
 from execbench.sim.task import Task
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ class Shared:
         self.nodes = machine.nodes
         self.release = release
         self.interrupts = machine.interrupts
-        self.lazy_limit = release.lazy_limit(machine.cpus)
+        self.geometry = geometry = machine.geometry
+        self.lazy_limit = geometry.pages_of(release.lazy_limit(machine.cpus) * PAGE)  # the release counts 4 KiB pages
         self.arch = arch_of(machine.arch, release, machine.features)
-        self.vmap = VmapSpace(self.arch.windows(machine.streams.stream("kaslr/modules")))
-        self.frames = Frames(machine.memory_pages, fragmented=machine.fragmented)
-        self.direct_map = DirectMap(machine.memory_pages, self.arch.direct_map_leaf)
-        self.text_map = KernelMap()
+        windows = self.arch.windows(machine.streams.stream("kaslr/modules"))
+        self.vmap = VmapSpace({name: geometry.window(*window) for name, window in windows.items()}, geometry)
+        self.frames = Frames(machine.memory_pages, fragmented=machine.fragmented, geometry=geometry)
+        self.direct_map = DirectMap(machine.memory_pages, self.arch.direct_map_leaf, geometry)
+        self.text_map = KernelMap(geometry)
         self.jiffy_ns = 1_000_000_000 // machine.hz
         self.drain_queued = False
         self.cycles = {"lazy_purge": 0}  # turns of slow processes so far, by name
@@ -52,13 +55,17 @@ class Shared:
         self.locks: dict[str, Lock] = {}
         for kind in LOCKS.values():
             self.declare(kind)
+        self.init_mm = RwSem(self.locks["init_mm.mmap_lock"])
+        self.execmem_cache = execmem.Cache()
+        self.text_generation = sync.Generation()
         self.workers: dict[int, Worker] = {}
         self.recorder: Recorder
 
     def declare(self, kind: LockKind) -> Lock:
-        """Make a lock of the kernel, a backend or a client; a name is declared once."""
+        """Make a lock of the kernel, a backend or a client; a name is declared once, PREEMPT_RT changes its kind."""
         if kind.name in self.locks:
             raise ValueError(f"lock {kind.name} is declared twice")
+        kind = kind_here(kind, self.machine.preempt == "rt")
         lock = Lock(kind, self.machine.engine, self.machine.probe, self.costs.ns("lock_handoff"))
         self.locks[kind.name] = lock
         return lock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 from execbench.sim.memory import Perm
 
@@ -26,12 +26,13 @@ class TextKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One piece of memory asked of a backend: size in bytes."""
+    """One piece of memory asked of a backend: size in bytes; classic: made from a classic BPF program (cBPF)."""
 
     size: int
     kind: TextKind
     node: int = 0
     near_image: bool = True
+    classic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,6 @@ class Usage:
 
 def changed(perm: Perm, write: bool | None, execute: bool | None) -> Perm:
     """Return a present protection with W and X set or cleared; None leaves one as it is."""
-    w = perm in ("rw-nx", "rwx") if write is None else write
-    x = perm in ("ro-x", "rwx") if execute is None else execute
-    return cast(Perm, "rwx" if w and x else "rw-nx" if w else "ro-x" if x else "ro-nx")
+    w = perm in ("rw-nx", "rw-x") if write is None else write
+    x = perm in ("ro-x", "rw-x") if execute is None else execute
+    return "rw-x" if w and x else "rw-nx" if w else "ro-x" if x else "ro-nx"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from execbench.errors import AddressSpaceExhausted, SimulatedFailure
 from execbench.kernel.text import TextKind
 from execbench.sim.engine import Proc
-from execbench.sim.memory import PAGE, PMD_PAGES, OutOfFrames, Perm, VmArea
+from execbench.sim.memory import OutOfFrames, Perm, VmArea
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
@@ -16,15 +16,16 @@ GUARD = 1
 
 
 def vmalloc_node_range(
-    k: Kernel, pages: int, kind: TextKind, perm: Perm = "rw-nx", *, huge: bool = False
+    k: Kernel, pages: int, kind: TextKind, perm: Perm = "rw-nx", *, huge: bool = False, reset_perms: bool = True
 ) -> Proc[VmArea]:
-    """Map `pages` fresh pages in the window of `kind`, to be freed with VM_FLUSH_RESET_PERMS.
+    """Map `pages` fresh pages in the window of `kind`.
 
     mm/vmalloc.c:__vmalloc_node_range. huge: VM_ALLOW_HUGE_VMAP, whole PMD leaves where frames and address allow.
+    reset_perms: VM_FLUSH_RESET_PERMS, which vfree honours.
     """
     area = yield from get_vm_area(k, pages, kind, huge=huge)
-    area.reset_perms = True
-    entries = k.text_map.map(area, perm, huge=huge)
+    area.reset_perms = reset_perms
+    entries = k.text_map.map(area, perm, huge=area.huge)
     k.tell("map", area, 0, pages, perm)
     k.spend("pte_set", entries)
     k.arch.flush_cache_vmap(k, area)
@@ -34,35 +35,34 @@ def vmalloc_node_range(
 def get_vm_area(k: Kernel, pages: int, kind: TextKind, *, huge: bool = False) -> Proc[VmArea]:
     """Reserve an area of the kind's window and pages for it, without a mapping (__get_vm_area_node).
 
-    Code windows always search the global tree: the per-node pools serve the whole VMALLOC range only. Windows are tried
-    in turn. Raises AddressSpaceExhausted when none has a hole even after a purge.
+    Code windows always search the global tree: the per-node pools serve the whole VMALLOC range only. `huge` areas are
+    aligned to PMD leaves and made of whole ones, or, where address or frames do not allow it, like others.
+    Raises AddressSpaceExhausted when no window has a hole even after a purge.
     """
     k.count("vmalloc", pages)
-    windows = k.arch.windows_for(kind)
-    for window in windows:
-        area = yield from _alloc_vmap_area(k, window, pages, huge)
-        if area is None:
-            yield from purge_vmap_area_lazy(k)
-            area = yield from _alloc_vmap_area(k, window, pages, huge)
+    area = blocks = None
+    leaf = k.shared.geometry.pmd_pages
+    if huge and pages % leaf == 0:
+        area = yield from _alloc_vmap_area(k, kind, pages, leaf)
+        yield from k.settle()
         if area is not None:
-            break
-        k.count("window_full")
-    else:
-        holes = {window: k.vmap.largest_hole(window) for window in windows}
-        raise AddressSpaceExhausted(
-            "window-exhausted",
-            f"no hole of {pages + GUARD} pages for {kind} (largest: {holes})",
-            {"windows": holes, "pages": pages},
-        )
-    yield from k.settle()
-    blocks = k.frames.alloc_pmd(pages // PMD_PAGES) if huge and pages % PMD_PAGES == 0 else None
+            blocks = k.frames.alloc_pmd(pages // leaf)
+            if blocks is None:  # __vmalloc_area_node gives the address back
+                k.vmap.free_lazy(area)
+                _drain_if_many(k)
+                area = None
+    if area is None:
+        area = yield from _alloc_vmap_area(k, kind, pages, 1)
+        yield from k.settle()
+    if area is None:
+        raise _exhausted(k, kind, pages)
     try:
         area.runs = blocks or k.frames.alloc(pages)
     except OutOfFrames as short:
         detail = f"{pages} pages asked, {short.args[1]} free"
         raise SimulatedFailure("out-of-memory", detail, {"pages": pages}) from short
-    area.huge = huge
-    k.spend("page_alloc", pages)
+    area.huge = blocks is not None
+    k.spend("page_alloc", pages // leaf if area.huge else pages)
     k.tell("map", area, 0, pages, "none")
     return area
 
@@ -71,27 +71,30 @@ def map_text(k: Kernel, area: VmArea) -> Proc[None]:
     """Write executable entries where none were: x86 caches no absent entry, so nobody is flushed or told."""
     yield from k.settle()
     k.count("map_text", area.pages)
-    k.text_map.map(area, "ro-x")
+    entries = k.text_map.map(area, "ro-x", huge=area.huge)
     k.tell("map", area, 0, area.pages, "ro-x")
-    k.spend("pte_set", area.pages)
+    k.spend("pte_set", entries)
     k.arch.flush_cache_vmap(k, area)
 
 
-def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
+def vfree_text(k: Kernel, area: VmArea, reset_alias: bool, flush: bool = False) -> Proc[None]:
     """Unmap an area whose direct map was left alone, or is set back; its address becomes lazy, its pages free at once.
 
-    An area that was never mapped has no stale translation, but goes the same way. The pages may be reused while a stale
-    executable translation of the address lives on, as with every vmalloc area.
+    Without `flush` the pages may be reused while a stale executable translation of the address lives on, as with every
+    vmalloc area; with it a purge comes first. An area that was never mapped has no translation and needs no flush.
     """
     yield from k.settle()
     k.count("vfree", area.pages)
-    if area in k.text_map:
+    mapped = area in k.text_map
+    if mapped:
         k.text_map.unmap(area)
         k.tell("map", area, 0, area.pages, "none")
         k.spend("pte_set", area.pages)
     k.vmap.free_lazy(area)
     _drain_if_many(k)
     k.spend("vmap_area_free")
+    if flush and mapped:
+        yield from purge_vmap_area_lazy(k)
     if reset_alias:
         yield from k.set_direct_map(area, "rw")
     yield from k.settle()
@@ -100,10 +103,38 @@ def vfree_text(k: Kernel, area: VmArea, reset_alias: bool) -> Proc[None]:
     k.spend("page_free", area.pages)
 
 
-def _alloc_vmap_area(k: Kernel, window: str, pages: int, huge: bool) -> Proc[VmArea | None]:
+def _alloc_vmap_area(k: Kernel, kind: TextKind, pages: int, align: int) -> Proc[VmArea | None]:
+    """Find an address in one of the kind's windows, each tried again after a purge (alloc_vmap_area)."""
+    for window in k.arch.windows_for(kind):
+        area = yield from _find_vmap_area(k, window, pages, align)
+        if area is None:
+            yield from purge_vmap_area_lazy(k)
+            area = yield from _find_vmap_area(k, window, pages, align)
+        if area is not None:
+            return area
+        k.count("window_full")
+    return None
+
+
+def _find_vmap_area(k: Kernel, window: str, pages: int, align: int) -> Proc[VmArea | None]:
     with (yield from k.lock("free_vmap_area_lock")):
         k.spend("vmap_area_alloc")
-        return k.vmap.alloc(window, pages, GUARD, align=PMD_PAGES if huge and pages >= PMD_PAGES else 1)
+        return k.vmap.alloc(window, pages, GUARD, align=align)
+
+
+def _exhausted(k: Kernel, kind: TextKind, pages: int) -> AddressSpaceExhausted:
+    holes = {window: k.vmap.largest_hole(window) for window in k.arch.windows_for(kind)}
+    detail = f"no hole of {pages + GUARD} pages for {kind} (largest: {holes})"
+    return AddressSpaceExhausted("window-exhausted", detail, {"windows": holes, "pages": pages})
+
+
+def vunmap_range(k: Kernel, area: VmArea) -> Proc[None]:
+    """Clear the entries of an area and flush them; address and pages stay (mm/vmalloc.c:vunmap_range)."""
+    yield from k.settle()
+    k.count("vunmap_range", area.pages)
+    k.spend("pte_set", k.text_map.unmap(area))
+    k.tell("map", area, 0, area.pages, "none")
+    yield from k.arch.flush_tlb_kernel_range(k, area.va, area.pages, "vunmap_flush")
 
 
 def vfree(k: Kernel, area: VmArea) -> Proc[None]:
@@ -137,7 +168,7 @@ def vmalloc_data(k: Kernel, size: int) -> int:
     Served by the caller's vmap node without a global lock (mm/vmalloc.c:node_alloc); the VMALLOC range is never short,
     and where in it data lies changes no figure, so only its pages count, once they are lazy.
     """
-    pages = (size + PAGE - 1) // PAGE
+    pages = k.pages_of(size)
     k.count("vmalloc", pages)
     k.spend("vmap_area_alloc")
     k.spend("page_alloc", pages)
@@ -203,7 +234,12 @@ def _purge_locked(k: Kernel, everything: bool = False) -> Proc[bool]:
         yield from k.arch.flush_tlb_all(k, "purge_flush")
     else:
         yield from k.arch.flush_tlb_kernel_range(k, lazy.va, lazy.pages_spanned, "purge_flush")
-    yield from k.settle()
-    k.vmap.release_lazy(lazy)
-    k.spend("vmap_purge_area", lazy.areas)
+    k.spend("vmap_purge_area", lazy.areas - len(lazy.placed))
+    if lazy.placed:  # code windows go back to the global tree (reclaim_list_global), data to the pools of its nodes
+        with (yield from k.lock("free_vmap_area_lock")):
+            k.vmap.release_lazy(lazy)
+            k.spend("vmap_purge_area", len(lazy.placed))
+    else:
+        yield from k.settle()
+        k.vmap.release_lazy(lazy)
     return True

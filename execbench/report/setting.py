@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from execbench.costs import CATALOGUE, Evidence
+from execbench.costs import Evidence, catalogue
+from execbench.registry.instances import client_costs
 from execbench.units import show_time
 
 if TYPE_CHECKING:
@@ -136,12 +137,13 @@ def dist_words(value: Any) -> str:
 def _costs(specs: Sequence[Mapping[str, Any]], clients: set[str]) -> tuple[CostLine, ...]:
     """The input costs of all specs; a client's costs only when the client took part. Machines may differ in value."""
     lines: dict[tuple[str, int], CostLine] = {}
+    known = catalogue(client_costs())
     for spec in specs:
         for name, cost in spec["machine"]["costs"].items():
             other_client = name.startswith("client.") and name.split(".")[1] not in clients
             if cost["use"] != "input" or other_client:
                 continue
-            meaning = CATALOGUE[name].meaning if name in CATALOGUE else ""
+            meaning = known[name].meaning if name in known else ""
             low, value, high = (show_time(cost[key] / 1000) for key in ("low_ps", "ps", "high_ps"))
             lines[name, cost["ps"]] = CostLine(name, value, low, high, cost["per"], Evidence(cost["evidence"]),
                                                cost["source"], meaning)  # fmt: skip

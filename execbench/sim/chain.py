@@ -30,7 +30,8 @@ class State:
 
     masked: interrupts wait until it ends. qs: a CPU in it is in, or just passes, an RCU quiescent state. wake: ns from
     the arrival of an interrupt to its handler. after_interrupt: index of the state after a handler that interrupted
-    this one. sigma: above 0, visits are lognormal with this deviation of their logarithm (explicit model only).
+    this one. sigma: above 0, visits are lognormal with this deviation of their logarithm (explicit model only). eqs: an
+    extended quiescent state of RCU (idle, user mode of a nohz_full CPU), in which a CPU counts as not busy.
     """
 
     name: str
@@ -39,6 +40,7 @@ class State:
     wake: int
     after_interrupt: int
     sigma: float = 0.0
+    eqs: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,18 @@ class Chain:
                 raise ValueError(f"an interrupt of {state.name} cannot lead into a masked state")
 
     @staticmethod
-    def from_machine(background: Mapping[str, Any], cost_ns: Callable[[str], int], *, explicit: bool = False) -> Chain:
+    def from_machine(
+        background: Mapping[str, Any], cost_ns: Callable[[str], int], *, explicit: bool = False, nohz_full: bool = False
+    ) -> Chain:
         """Build the chain of a machine's `[background]`; `cost_ns` gives a named cost (ns). InputError if impossible.
 
-        explicit=True admits lognormal visits, which only the explicit model can walk.
+        explicit=True admits lognormal visits, which only the explicit model can walk. Quiescent states with a wake-up
+        are idle; with nohz_full=True the others that take interrupts are user mode, an extended quiescent state too.
         """
         visits = _visits(background, explicit)
         following = _jumps(background, visits)
         _check_restart(background.get("restart"), visits)
-        chain = _expand(visits, following, cost_ns)
+        chain = _expand(visits, following, cost_ns, nohz_full)
         _check_fractions(chain, visits)
         return chain
 
@@ -319,7 +324,9 @@ def _check_restart(restart: object, visits: list[_Visit]) -> None:
         )  # fmt: skip
 
 
-def _expand(visits: list[_Visit], following: list[list[float]], cost_ns: Callable[[str], int]) -> Chain:
+def _expand(
+    visits: list[_Visit], following: list[list[float]], cost_ns: Callable[[str], int], nohz_full: bool
+) -> Chain:
     """Make the phases the states of the chain and solve for its stationary law."""
     first: list[int] = []
     size = 0
@@ -332,12 +339,13 @@ def _expand(visits: list[_Visit], following: list[list[float]], cost_ns: Callabl
     for number, visit in enumerate(visits):
         wake = cost_ns(visit.wake) if visit.wake is not None else 0
         after = names.index(visit.after)
+        eqs = visit.qs and not visit.masked and (nohz_full or visit.wake is not None)
         phases = len(visit.means)
         for k in range(phases):
             here = first[number] + k
             name = visit.name if phases == 1 else f"{visit.name}/{k + 1}"
             kept = here if after == number else first[after]
-            states.append(State(name, visit.masked, visit.qs, wake, kept, visit.sigma))
+            states.append(State(name, visit.masked, visit.qs, wake, kept, visit.sigma, eqs))
             if visit.serial and k + 1 < phases:
                 rates[here][here + 1] = 1.0 / visit.means[k]
                 continue

@@ -4,6 +4,8 @@ A plan is what the current task does from `t0` on without needing anybody else: 
 stretches run with interrupts off. Handlers preempt it and move what follows: the end of `w` ns of work is the least T
 with T = t0 + w + handler time taken in [t0, T]. Whoever wants to know when something in the plan happens leaves a mark
 at its offset; the mark is told its time when the plan is settled, and may be asked before.
+
+Threads that must run on the CPU for a moment, and the stopper, are execbench.sim.stopper's.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from execbench.sim.engine import Class, Engine, Event, event_key
+from execbench.sim.stopper import Stopper
 
 if TYPE_CHECKING:
     from execbench.sim.ipi import Round
     from execbench.sim.locks import Hold, Waiter
+    from execbench.sim.passive import Until, Who
     from execbench.sim.task import Task
 
 _SINCE_EARLIER = -1
@@ -32,8 +36,17 @@ class Background(Protocol):
     def deactivate(self, t: int, cpu: int, busy_until: int) -> None:
         """Take `cpu` back at `t`; handlers run on it until `busy_until`."""
 
-    def send(self, t: int, handler_ns: int, flight_ns: int, round: Round, only: int | None = None) -> None:
+    def send(
+        self, t: int, handler_ns: int, flight_ns: int, round: Round, only: int | None = None, who: Who = "all",
+        until: Until = "unmasked",
+    ) -> None:  # fmt: skip
         """Enqueue a call on all passive CPUs, or on one."""
+
+    def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Round, only: int | None = None) -> None:
+        """Send the stopper to all passive CPUs, or to one."""
+
+    def release(self, t: int, ns: int) -> None:
+        """Let all that are stopped go."""
 
 
 class Cpu:
@@ -42,11 +55,13 @@ class Cpu:
     __slots__ = (
         "id", "key", "engine", "background", "task", "ready", "t0", "owed", "log", "spans", "marks", "holds", "cuts",
         "hs", "he", "splits", "masked_from", "masked_depth", "pending", "interruptions", "stolen", "spinner",
-        "stop", "give_way", "rest",
+        "stop", "give_way", "rest", "unmaskable", "stopper", "calls", "held", "parked", "pinned",
     )  # fmt: skip
 
-    def __init__(self, number: int, engine: Engine, background: Background) -> None:
-        """Start passive."""
+    def __init__(
+        self, number: int, engine: Engine, background: Background, *, preempts: bool = True, unmaskable: bool = False
+    ) -> None:
+        """Start passive. preempts: the kernel is preemptible. unmaskable: interrupts come with interrupts off too."""
         self.id = number
         self.key = event_key(Class.THREAD, number)
         self.engine = engine
@@ -71,12 +86,20 @@ class Cpu:
         self.give_way: tuple[int, int] | None = None  # from which work on, every how many ns the task lets others run
         self.rest = 0  # work that was taken out of the plan to give way
         self.spinner: Waiter | None = None  # the current task's wait for a mutex, if it spins
+        self.unmaskable = unmaskable
+        self.stopper = Stopper(self, preempts)
+        self.calls = self.stopper.calls  # to threads that wait for this CPU
+        self.held = False  # the stopper keeps the CPU, `he` is no more than a bound
+        self.parked = False  # the stopper has been sent to it while it is passive: nobody gets it before the release
+        self.pinned = False  # the task waits for its calls on other CPUs, and is not preempted
 
     # --- the plan ---------------------------------------------------------------------------------------------------
 
     def start_plan(self) -> None:
         """Begin an empty plan now, behind a handler that is still running."""
         now = self.engine.now
+        if self.held:
+            self.stopper.stretch()
         self.t0 = now
         self.log = [(now, self.he - now)] if self.he > now else []
 
@@ -93,6 +116,8 @@ class Cpu:
 
     def time_of(self, work: int) -> int:
         """Return when `work` ns of the plan are done, as far as is known now; a handler goes first at a tie."""
+        if self.held:
+            self.stopper.stretch()
         at = self.t0 + work
         for taken, ns in self.log:
             if taken > at:
@@ -102,7 +127,7 @@ class Cpu:
 
     def moment(self, work: int, base: int | None) -> int:
         """Return when the mark at `work` happens; base = where the span with interrupts off around it starts."""
-        if base is None:
+        if base is None or self.unmaskable:
             return self.time_of(work)
         if base == _SINCE_EARLIER:
             return self.t0 + work
@@ -131,7 +156,7 @@ class Cpu:
 
         The common case of `Task.settle` and `close_plan` together, without their generality.
         """
-        if self.log or self.cuts or self.masked_from is not None:
+        if self.log or self.cuts or self.masked_from is not None or self.calls:
             return False
         owed = self.owed
         if not owed:
@@ -199,21 +224,43 @@ class Cpu:
             round_.targets -= 1
             self.background.send(now, ns, 0, round_, self.id)
             return
-        at = now
-        for w0, w1 in self.spans:
-            start = now - 1 if w0 == _SINCE_EARLIER else self.time_of(w0)
-            if now <= start:
-                break
-            end = self.t0 + w1 if w0 == _SINCE_EARLIER else start + w1 - w0
-            if now <= end:
-                at = end
-                break
+        if self.held:
+            self.stopper.meanwhile(ns, round_)
+            return
+        at = now if self.unmaskable else self.first_unmasked(now)
+        if at is None:
+            self.pending.append((now, ns, round_))
         else:
-            base = self.masked_from
-            if base is not None and (base == _SINCE_EARLIER or now > self.time_of(base)):
-                self.pending.append((now, ns, round_))
-                return
-        self._arrive(now, at, ns, round_)
+            self._arrive(now, at, ns, round_)
+
+    def deliver_thread(self, ns: int, round_: Round, stops: bool) -> None:
+        """A thread is woken for `ns` of work on this CPU; `stops`: it keeps the CPU until the release."""
+        now = self.engine.now
+        if self.task is not None:
+            self.stopper.call(ns, round_, stops)
+            return
+        round_.waiting -= 1
+        round_.targets -= 1
+        if stops:
+            self.parked = True
+            self.background.stop(now, ns, 0, round_, self.id)
+        else:
+            self.background.send(now, ns, 0, round_, self.id, until="preemptible")
+
+    def first_unmasked(self, at: int) -> int | None:
+        """Return the first time from `at` (ns, not before now) on with interrupts on; None if the plan ends without.
+
+        At the very begin of a span an interrupt goes first.
+        """
+        for w0, w1 in self.spans:
+            start = at - 1 if w0 == _SINCE_EARLIER else self.time_of(w0)
+            if at <= start:
+                return at
+            at = max(at, self.moment(w1, w0))
+        base = self.masked_from
+        if base is not None and (base == _SINCE_EARLIER or at > self.time_of(base)):
+            return None
+        return at
 
     def _arrive(self, now: int, at: int, ns: int, round_: Round) -> None:
         """Queue the handler of an interrupt that arrived at `now` and can be taken from `at` on."""
@@ -230,15 +277,26 @@ class Cpu:
 
     def occupy(self, task: Task) -> bool:
         """Give the CPU to `task` if it is free: it first lives through what was drawn for it."""
-        if self.task is not None:
+        if self.task is not None or self.parked:
             self.ready.append(task)
             return False
+        self._activate(task)
+        self.start_plan()
+        return True
+
+    def _activate(self, task: Task) -> None:
         now = self.engine.now
         self.task = task
         self.hs = now
         self.he = self.background.activate(now, self.id)
-        self.start_plan()
-        return True
+
+    def unpark(self) -> None:
+        """The stopper lets the passive CPU go: who became ready meanwhile gets it."""
+        self.parked = False
+        if self.ready:
+            task = self.ready.popleft()
+            self._activate(task)
+            self.engine.schedule(task.turn, self.engine.now, task.resume_key)
 
     def shorten(self) -> None:
         """End the plan at the next point at which its task gives way, if it does and that point lies inside."""
@@ -251,10 +309,26 @@ class Cpu:
             return
         self.rest, self.owed, self.give_way = self.owed - end, end, None
         self.cuts = [cut for cut in self.cuts if cut <= end]
-        if self.stop is not None:  # nobody waits for the old end any more
+        self._stop_earlier()
+
+    def _stop_earlier(self) -> None:
+        """Let the task look at its plan when it is done by what is known now; nobody waits for the old end any more."""
+        if self.stop is not None:
             earlier = self.engine.event_at(self.next_stop(), self.key)
             earlier.callbacks, self.stop.callbacks = self.stop.callbacks, []
             self.stop = earlier
+
+    def resume(self, he: int, meanwhile: list[tuple[int, Round]]) -> None:
+        """The stopper lets the CPU go at `he`, then interrupts that came meanwhile: the plan ends before its bound."""
+        self.held, self.he = False, he
+        begin, _ = self.log[-1]
+        self.log[-1] = begin, he - begin
+        for ns, round_ in meanwhile:
+            self._arrive(self.engine.now, self.engine.now, ns, round_)
+        self._stop_earlier()
+        for hold in self.holds:
+            if hold.lock.waiters:
+                hold.lock.hand_over_at(hold)
 
     def _work_done(self) -> int:
         """Return how much of the plan has been done by now."""

@@ -7,31 +7,23 @@ before anybody looks at it, so the order of simultaneous events has no influence
 from __future__ import annotations
 
 import math
-from bisect import bisect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 
-from execbench.sim import portable
 from execbench.sim.engine import Class, event_key
-from execbench.sim.powers import cumulative
+from execbench.sim.touches import Call
+from execbench.sim.visits import Drawn, Visits
 
 if TYPE_CHECKING:
     from execbench.sim.chain import Chain
     from execbench.sim.engine import Engine, Proc
-    from execbench.sim.passive import Acks
+    from execbench.sim.passive import Acks, Stop, Until, Who
     from execbench.sim.rng import Stream
 
-__all__ = ["ExplicitCpus", "Visits"]
+__all__ = ["Drawn", "ExplicitCpus", "Visits"]
 
-
-class Visits(Protocol):
-    """Where the background comes from; times are ns."""
-
-    def initial(self, cpu: int) -> tuple[int, float, int]:
-        """Return the state at time 0, how much of its visit is left, and the state that follows."""
-
-    def visit(self, cpu: int, x: int) -> tuple[float, int]:
-        """Return the length of a new visit to `x` and the state that follows."""
+_HELD = 1 << 62  # end of a handler that nobody knows yet
 
 
 class ExplicitCpus:
@@ -39,28 +31,47 @@ class ExplicitCpus:
 
     def __init__(
         self, engine: Engine, chain: Chain, cpus: int, named: Sequence[int], restart: int, stream: Stream,
-        visits: Visits | None = None,
+        visits: Visits | None = None, *, unmaskable: bool = False, watch: bool = False,
     ) -> None:  # fmt: skip
         """`cpus` CPUs, all passive, in states drawn from pi; `named` are those that may become active.
 
         A CPU that its last task leaves begins in state `restart`. Draws come from `stream`, or all from `visits`.
+        unmaskable: interrupts do not wait in masked states. watch: nothing more is done for it here.
         """
         self._engine = engine
         self._restart = restart
         self._visits = Drawn(chain, stream) if visits is None else visits
         others = [cpu for cpu in range(cpus + len(named)) if cpu not in set(named)]
         numbers = sorted([*named, *others[: cpus - len(named)]])
-        self._cpus = {number: _Cpu(engine, chain, self._visits, number) for number in numbers}
+        self._cpus = {number: _Cpu(engine, chain, self._visits, number, unmaskable) for number in numbers}
         self._passive = dict(self._cpus)
         for cpu in self._cpus.values():
             cpu.walk_on()
 
-    def send(self, t: int, handler_ns: int, flight_ns: int, round: Acks, only: int | None = None) -> None:
+    def send(
+        self, t: int, handler_ns: int, flight_ns: int, round: Acks, only: int | None = None, who: Who = "all",
+        until: Until = "unmasked",
+    ) -> None:  # fmt: skip
         """Enqueue a call on every passive CPU, or on `only`; acknowledged as each handler starts."""
         targets = list(self._passive.values()) if only is None else [self._passive[only]]
+        if who == "busy":
+            targets = [cpu for cpu in targets if cpu.busy(t)]
         round.expect(len(targets))
         for cpu in targets:
-            cpu.send(t, handler_ns, t + flight_ns, round)
+            cpu.send(t, t + flight_ns, Call(handler_ns, round, until == "preemptible"))
+
+    def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Stop, only: int | None = None) -> None:
+        """Send the stopper to every passive CPU, or to `only`."""
+        targets = list(self._passive.values()) if only is None else [self._passive[only]]
+        stop.expect(len(targets))
+        for cpu in targets:
+            cpu.halt(t, t + flight_ns, switch_ns, stop)
+
+    def release(self, t: int, ns: int) -> None:
+        """Let every stopped CPU go."""
+        for cpu in self._passive.values():
+            if cpu.stop is not None:
+                cpu.release(t, ns)
 
     def activate(self, t: int, cpu: int) -> int:
         """Make a named CPU active; return the first time at which a task can run there."""
@@ -93,31 +104,57 @@ class ExplicitCpus:
         """Return the handler time (ns) so far on a named CPU, or on all CPUs, while passive."""
         return sum(c.stolen for c in self._cpus.values()) if cpu is None else self._cpus[cpu].stolen
 
+    def take_longest(self, t: int) -> int:
+        """Return the longest interruption (ns) that began since this was last asked, up to t."""
+        longest = 0
+        for cpu in self._passive.values():
+            cpu.catch_up(t)
+        for cpu in self._cpus.values():
+            longest, cpu.longest = max(longest, cpu.longest), 0
+        return longest
+
+
+class _Batch:
+    """Calls that one handler, or one turn of a thread, will take; delivered at `at`."""
+
+    __slots__ = ("at", "calls", "thread")
+
+    def __init__(self, at: int, call: Call) -> None:
+        self.at = at
+        self.calls = [call]
+        self.thread = call.thread
+
 
 class _Cpu:
     """One passive CPU.
 
     The background is in `x`, or stands still and goes on in `x` after the handlers; `jump_at` is its next jump, or
-    `left` what its visit still lasts. At most one of these is set: `arrives`, when the interrupt on its way is
-    delivered; `waits`, it was delivered to a masked state; `starts`, when the handler starts. `ends`: the running
-    handler's end.
+    `left` what its visit still lasts. `queue` holds what has not started: interrupts first, then a thread's turn. At
+    most one of these is set: `arrives`, when its head is delivered; `waits`, it was delivered to a state in which it
+    waits; `starts`, when the handler starts. `ends`: the running handler's end. `stop`: the stopper has been sent;
+    `calls` is what came since, `early` what is to be taken as it gets to its loop, `arrived` when it did.
     """
 
     __slots__ = (
-        "_awaited", "_engine", "_key", "_life", "_passive", "_states", "_visits", "arrives", "ends", "interruptions",
-        "jump_at", "left", "number", "queue", "resume", "seen", "starts", "stolen", "then", "waits", "x",
+        "_awaited", "_engine", "_key", "_life", "_passive", "_states", "_visits", "_waits", "arrived", "arrives",
+        "calls", "early", "ends", "interruptions", "jump_at", "lead", "left", "longest", "number", "queue", "resume",
+        "seen", "starts", "stolen", "stop", "then", "waits", "x",
     )  # fmt: skip
 
-    def __init__(self, engine: Engine, chain: Chain, visits: Visits, number: int) -> None:
+    def __init__(self, engine: Engine, chain: Chain, visits: Visits, number: int, unmaskable: bool) -> None:
         self._engine = engine
         self._key = event_key(Class.INTERRUPT, number)
-        self._states = chain.states
+        self._states = states = chain.states
+        self._waits = (  # by whether a thread is called
+            [state.masked and not unmaskable for state in states],
+            [state.masked or not state.qs for state in states],
+        )
         self._visits = visits
         self._life = 0  # number of the process that walks it
         self._passive = True
         self._awaited: float = 0.0  # when that process wakes up
         self.number = number
-        self.queue: list[tuple[int, Acks]] = []
+        self.queue: list[_Batch] = []
         self.x, self.left, self.then = visits.initial(number)
         self.jump_at: float = self.left
         self.resume = self.x
@@ -125,29 +162,75 @@ class _Cpu:
         self.starts: int | None = None
         self.ends: int | None = None
         self.waits = False
+        self.lead = 0  # how long before its start the next handler takes the CPU
         self.seen = True
-        self.interruptions = 0
-        self.stolen = 0
+        self.stop: Stop | None = None
+        self.arrived: int | None = None
+        self.calls: list[Call] = []
+        self.early: list[Call] = []
+        self.interruptions = self.stolen = self.longest = 0
 
     # --- what others do to it ---------------------------------------------------------------------------------------
 
-    def send(self, t: int, c: int, d: int, round_: Acks) -> None:
-        """Enqueue a call of `c` ns; interrupt the CPU at d unless an interrupt is on its way."""
+    def send(self, t: int, d: int, call: Call) -> None:
+        """Enqueue a call, delivered at d: it joins what waits, but a thread's call joins no interrupts."""
         self.catch_up(t)
-        on_its_way = bool(self.queue)
-        self.queue.append((c, round_))
-        self.stolen += c
-        if on_its_way:
+        if self.stop is not None:
+            self.calls.append(call)
+            self._engine.call_at(d, self._key, partial(self._deliver, d, call))
+        else:
+            self._enqueue(t, d, call)
+
+    def _enqueue(self, t: int, d: int, call: Call) -> None:
+        self.stolen += call.ns
+        if self.queue and (self.queue[-1].thread or not call.thread):
+            self.queue[-1].calls.append(call)
             return
         self.interruptions += 1
-        if self.ends is not None and d <= self.ends:
-            self.starts, self.resume = self.ends, self.x
-        else:
+        self.queue.append(_Batch(d, call))
+        if len(self.queue) > 1:
+            return
+        if self.ends is None:
             self.arrives = d
-        if d > t:
+        if d > t or self.ends is not None:
             self._engine.call_at(max(d, self.ends or d), self._key, self._wake_up)
         else:
             self.catch_up(t)
+
+    def busy(self, t: int) -> bool:
+        """Say whether the CPU is in no extended quiescent state."""
+        self.catch_up(t)
+        return self.stop is not None or self.ends is not None or not self._states[self.x].eqs
+
+    def halt(self, t: int, d: int, ns: int, stop: Stop) -> None:
+        """Send the stopper, delivered at d, `ns` from its loop."""
+        self.catch_up(t)
+        self.stop = stop
+        self._enqueue(t, d, Call(ns, stop, True))
+
+    def _deliver(self, d: int, call: Call) -> None:
+        """An interrupt arrives behind the stopper: it is taken in its loop, unless all are there already."""
+        self.catch_up(d)
+        if call.thread or call not in self.calls or self.stop is None or self.stop.all_arrived(d):
+            return
+        self.calls.remove(call)
+        if self.arrived is None:
+            self.early.append(call)
+        else:
+            call.round.acked(max(d, self.arrived) + call.ns)
+
+    def release(self, t: int, ns: int) -> None:
+        """Let the stopper go at t: `ns` more of its work, then what came meanwhile."""
+        self.catch_up(t)
+        assert self.arrived is not None
+        self.stolen += t + ns - self.arrived
+        self.longest = max(self.longest, t + ns - self.lead)
+        self.ends, self.stop, self.arrived = t + ns, None, None
+        calls, self.calls = self.calls, []
+        for call in calls:
+            self.send(t, t, call)
+        if self.ends + self.left < self._awaited:
+            self.walk_on()
 
     def free_at(self, t: int) -> int:
         """Leave the background for a task; return when it can run, with every handler that is booked behind it."""
@@ -158,11 +241,9 @@ class _Cpu:
         while self.queue or self.ends is not None:
             busy = math.ceil(self._due())
             self.catch_up(busy)
-        if busy > t:
-            return busy
         if not self._states[self.x].masked:
-            return t + self._states[self.x].wake
-        at: float = t
+            return busy if busy > t else t + self._states[self.x].wake
+        at: float = busy
         while self._states[self.x].masked:
             at = self.jump_at
             self._jump()
@@ -191,14 +272,14 @@ class _Cpu:
         self._life += 1
         due = self._due()
         self._awaited = due
-        if due < math.inf:
+        if due < _HELD:
             self._engine.spawn(self._walk(self._life), math.ceil(due), self._key)
 
     def _walk(self, life: int) -> Proc[None]:
         while life == self._life:
             self.catch_up(self._engine.now)
             self._awaited = self._due()
-            if self._awaited == math.inf:
+            if self._awaited >= _HELD:
                 return
             yield self._engine.event_at(math.ceil(self._awaited), self._key)
 
@@ -227,10 +308,10 @@ class _Cpu:
         self.x = self.then
         self.left, self.then = self._visits.visit(self.number, self.x)
         self.jump_at = at + self.left
-        if self.waits and not self._states[self.x].masked:
-            # The interrupt is taken before anything else; the visit begins behind its handler.
+        if self.waits and not self._waits[self.queue[0].thread][self.x]:
+            # The call is taken before anything else; the visit begins behind its handler.
             self.waits = False
-            self.starts, self.resume, self.jump_at = math.ceil(at), self.x, math.inf
+            self.starts, self.resume, self.lead, self.jump_at = math.ceil(at), self.x, 0, math.inf
         else:
             self.seen = self.seen or self._states[self.x].qs
 
@@ -238,64 +319,49 @@ class _Cpu:
         at, self.arrives = self.arrives, None
         assert at is not None
         state = self._states[self.x]
-        if state.masked:
+        if self._waits[self.queue[0].thread][self.x]:
             self.waits = True
             return
         self.left, self.jump_at = self.jump_at - at, math.inf
-        self.starts, self.resume = at + state.wake, state.after_interrupt
+        self.starts, self.resume, self.lead = at + state.wake, state.after_interrupt, state.wake
         if self._passive and self.starts > self._engine.now:
             self._engine.call_at(self.starts, self._key, self._wake_up)
 
     def _start(self) -> None:
-        """Run the handlers of everything that is queued."""
+        """Run the handlers of everything that one turn takes."""
         at, self.starts = self.starts, None
         assert at is not None
         done = at
-        for c, round_ in self.queue:
-            done += c
-            round_.acked(done)
-        self.queue.clear()
+        for call in self.queue.pop(0).calls:
+            done += call.ns
+            call.round.acked(done)
         if self.resume != self.x:
             self.x = self.resume
             self.left, self.then = self._visits.visit(self.number, self.x)
+        if self.stop is not None and not self.queue:
+            self.ends, self.arrived, self.lead = _HELD, done, at - self.lead
+            for call in self.early:
+                call.round.acked(done + call.ns)
+            self.early.clear()
+            return
         self.ends = done
+        self.longest = max(self.longest, done - at + self.lead)
+        if self.queue and self._passive:
+            self._engine.call_at(max(done, self._engine.now), self._key, self._wake_up)
         if done + self.left < self._awaited and self._passive:
             self.walk_on()
 
     def _end(self) -> None:
         at, self.ends = self.ends, None
         assert at is not None
-        if self.starts != at:  # else the next handler follows, and the background stands still
-            self.jump_at = at + self.left
-            self.seen = self.seen or self._states[self.x].qs
-
-
-class Drawn:
-    """Visits drawn from the law of a chain; lognormal ones too."""
-
-    def __init__(self, chain: Chain, stream: Stream) -> None:
-        """Draw from `stream`."""
-        self._chain = chain
-        self._stream = stream
-        self._pi = cumulative(chain.pi)
-
-    def initial(self, cpu: int) -> tuple[int, float, int]:
-        """Return a state from pi; what is left of its visit has the law of the residual life."""
-        x = bisect(self._pi, self._stream.u())
-        left, then = self.visit(cpu, x)
-        sigma = self._chain.states[x].sigma
-        if sigma:  # the visit that covers a given instant is longer by exp(sigma^2), and the instant is uniform in it
-            left *= portable.exp(sigma * sigma) * self._stream.u()
-        return x, left, then
-
-    def visit(self, cpu: int, x: int) -> tuple[float, int]:
-        """Return length and successor of a new visit to `x`."""
-        rate = self._chain.leave[x]
-        if not rate:
-            return math.inf, x
-        sigma, u = self._chain.states[x].sigma, self._stream.u()
-        if sigma:
-            left = portable.exp(sigma * (portable.ndtri(u) - sigma / 2.0)) / rate
-        else:
-            left = -portable.log(u) / rate
-        return left, bisect(self._chain.jump[x], self._stream.u())
+        if self.queue and self.queue[0].at <= at and not self._waits[self.queue[0].thread][self.x]:
+            self.starts, self.resume, self.lead = at, self.x, 0  # the background stands still
+            return
+        self.jump_at = at + self.left
+        self.seen = self.seen or self._states[self.x].qs
+        if self.queue and self.queue[0].at <= at:
+            self.waits = True
+        elif self.queue:
+            self.arrives = self.queue[0].at
+            if self._passive and self.arrives > self._engine.now:
+                self._engine.call_at(self.arrives, self._key, self._wake_up)

@@ -8,61 +8,26 @@ that a round costs the same for 60 CPUs as for 4000, but for the few that must b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from execbench.errors import InputError
+from execbench.sim.engine import Class, event_key
+from execbench.sim.pool import HANDLER, Source
 from execbench.sim.sampling import Draws, Groups
+from execbench.sim.touches import Call, Touches
 
 if TYPE_CHECKING:
     from execbench.sim.chain import Chain
     from execbench.sim.engine import Engine
-    from execbench.sim.passive import Acks
+    from execbench.sim.passive import Acks, Stop, Until, Who
     from execbench.sim.rng import Stream
 
 __all__ = ["LazyCpus", "Source"]
 
 _ANY = -1  # number of the CPUs that have none
-
-_Moves = tuple[tuple[float, bool], ...]
-_Group = tuple[int, int, int, bool, bool, _Moves, int]
-"""(he, x, hs, seen, qs, moves, n): the path of `n` CPUs is known up to `he`, where the background goes on in state `x`.
-
-hs and he: start and end of the last booked handlers. seen: a quiescent state was passed since the grace period began,
-or none is looked for. qs: the present state is quiescent, until the first of `moves` (time, quiescent from then on) or
-until `hs`; between hs and he no state is.
-"""
-
-
-class Source(Protocol):
-    """Where the background comes from. `cpu` is the number of a named CPU (then n = 1) or -1; times are ns."""
-
-    def initial(self, cpu: int, n: int) -> list[int]:
-        """Return how many of `n` CPUs are in each state at time 0."""
-
-    def enter(self, cpu: int, x: int) -> None:
-        """Begin a new visit to `x`, at the time at which the CPU is next asked about."""
-
-    def split(self, cpu: int, groups: Groups, t: int, d: int, kept: list[int], moved: list[int]) -> None:
-        """Count CPUs whose background went on from groups of (time, state) by their state at t.
-
-        Those that do not jump in (t, d] are added to `kept`, those that do to `moved`.
-        """
-
-    def split_watching(
-        self, cpu: int, groups: Groups, t: int, d: int,
-        kept: list[int], moved: list[int], kept_unseen: list[int], moved_unseen: list[int],
-    ) -> None:  # fmt: skip
-        """The same, counting apart those that were in no quiescent state up to and including t (nor at the start)."""
-
-    def jump(self, cpu: int, x: int, at: float, until: float) -> tuple[float, int] | None:
-        """Return time and target of the next jump of a CPU in `x` at `at`; None if there is none up to `until`."""
-
-    def jumps(self, cpu: int, x: int, n: int, at: int) -> list[tuple[float, int]]:
-        """Return time and target of the next jump of each of `n` CPUs in `x` at `at`."""
-
-    def flights(self, cpu: int, x: int, n: int, t: int, d: int) -> list[list[tuple[float, int]]]:
-        """Return times and targets of all jumps in (t, d] of each of `n` CPUs that were counted as jumping there."""
+_DELIVERY = event_key(Class.INTERRUPT, 1 << 39)
 
 
 class LazyCpus:
@@ -70,11 +35,12 @@ class LazyCpus:
 
     def __init__(
         self, engine: Engine, chain: Chain, cpus: int, named: Sequence[int], restart: int, stream: Stream,
-        source: Source | None = None,
+        source: Source | None = None, *, unmaskable: bool = False, watch: bool = False,
     ) -> None:  # fmt: skip
         """`cpus` CPUs, all passive, in states drawn from pi; those in `named` keep their identity.
 
         A CPU that its last task leaves begins in state `restart`. Draws come from `stream`, or all from `source`.
+        unmaskable: interrupts do not wait in masked states. watch: keep the longest interruption.
         """
         if any(state.sigma for state in chain.states):
             raise InputError(
@@ -82,16 +48,27 @@ class LazyCpus:
                 "fit a mixture of exponentials, or cpu_model = explicit",
             )  # fmt: skip
         draws = Draws(chain, stream) if source is None else source
+        self._engine = engine
         self._draws = draws
         self._restart = restart
-        self._pools = {cpu: _Pool(chain, draws, cpu, 1) for cpu in named}
-        self._crowd = _Pool(chain, draws, _ANY, cpus - len(self._pools))
+        self._pools = {cpu: _Pool(chain, draws, cpu, 1, unmaskable) for cpu in named}
+        self._crowd = _Pool(chain, draws, _ANY, cpus - len(self._pools), unmaskable)
         self._passive = {_ANY: self._crowd, **self._pools} if self._crowd.n else dict(self._pools)
         self._targets = cpus
+        self._stopped = False
+        self._watch = watch
 
-    def send(self, t: int, handler_ns: int, flight_ns: int, round: Acks, only: int | None = None) -> None:
-        """Enqueue a call on every passive CPU, or on the named passive CPU `only`; acknowledged at once."""
+    def send(
+        self, t: int, handler_ns: int, flight_ns: int, round: Acks, only: int | None = None, who: Who = "all",
+        until: Until = "unmasked",
+    ) -> None:  # fmt: skip
+        """Enqueue a call on every passive CPU, or on the named passive CPU `only`; acknowledged at once if possible."""
         pools = self._passive.values() if only is None else (self._passive[only],)
+        if self._watch:
+            self._account(t)
+        if self._stopped or who != "all" or until != "unmasked":
+            self._send(pools, t, handler_ns, t + flight_ns, round, who, until)
+            return
         targets = self._targets if only is None else 1
         round.expect(targets)
         if targets:
@@ -102,10 +79,46 @@ class LazyCpus:
                     last = done
             round.acked(last, targets)
 
+    def _send(self, pools: Iterable[_Pool], t: int, c: int, d: int, round: Acks, who: Who, until: Until) -> None:
+        """Send to one pool after the other: whom it reaches, and when it is done, is known of each for itself."""
+        last = targets = 0
+        for pool in pools:
+            if pool.stop is not None:
+                round.expect(pool.n)
+                call = Call(c, round, until == "preemptible")
+                pool.calls.append(call)
+                self._engine.call_at(d, _DELIVERY, partial(pool.deliver, d, call))
+            else:
+                done, n = pool.touch(t, c, d, who, until == "preemptible")
+                targets += n
+                last = max(last, done)
+        if targets:
+            round.expect(targets)
+            round.acked(last, targets)
+
+    def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Stop, only: int | None = None) -> None:
+        """Send the stopper to every passive CPU, or to `only`."""
+        if self._watch:
+            self._account(t)
+        self._stopped = True
+        for pool in self._passive.values() if only is None else (self._passive[only],):
+            if pool.n:
+                stop.expect(pool.n)
+                stop.acked(pool.halt(t, switch_ns, t + flight_ns, stop), pool.n)
+
+    def release(self, t: int, ns: int) -> None:
+        """Let every stopped CPU go."""
+        self._stopped = False
+        for pool in self._passive.values():
+            if pool.stop is not None:
+                pool.release(t, ns)
+
     def activate(self, t: int, cpu: int) -> int:
         """Make a named CPU active; return the first time at which a task can run there."""
         pool = self._passive.pop(cpu)
         self._targets -= 1
+        if self._watch:
+            pool.account(max(t, pool.groups[0][0]))
         return pool.free_at(t)
 
     def deactivate(self, t: int, cpu: int, busy_until: int) -> None:
@@ -113,15 +126,19 @@ class LazyCpus:
         pool = self._passive[cpu] = self._pools[cpu]
         self._targets += 1
         self._draws.enter(cpu, self._restart)
-        pool.groups = [(max(t, busy_until), self._restart, t, True, False, (), 1)]
+        pool.restart(t, self._restart, busy_until)
 
     def gp_start(self, t: int) -> None:
         """Open the window of a grace period."""
+        if self._watch:
+            self._account(t)
         for pool in self._passive.values():
             pool.gp_start(t)
 
     def scan(self, t: int) -> int:
         """Return how many passive CPUs have passed no quiescent state since the window opened."""
+        if self._watch:
+            self._account(t)
         holdouts = 0
         for pool in self._passive.values():
             holdouts += pool.scan(t)
@@ -139,152 +156,57 @@ class LazyCpus:
             return self._pools[cpu].stolen
         return self._crowd.stolen + sum(pool.stolen for pool in self._pools.values())
 
+    def take_longest(self, t: int) -> int:
+        """Return the longest interruption (ns) that began since this was last asked, up to t; needs watch=True."""
+        return max(pool.take_longest(t) for pool in (self._crowd, *self._pools.values()))
 
-class _Pool:
+    def _account(self, t: int) -> None:
+        for pool in self._passive.values():
+            pool.account(t)
+
+
+class _Pool(Touches):
     """CPUs that nothing but their own history distinguishes: all without a name, or one with."""
 
-    __slots__ = (
-        "_after", "_blank", "_draws", "_masked", "_qs", "_wake", "cpu", "groups", "interruptions", "n", "stolen",
-    )  # fmt: skip
-
-    def __init__(self, chain: Chain, draws: Source, cpu: int, n: int) -> None:
-        states = chain.states
-        self._draws = draws
-        self._blank = [0] * len(states)
-        self._masked = [state.masked for state in states]
-        self._qs = [state.qs for state in states]
-        self._wake = [state.wake for state in states]
-        self._after = [state.after_interrupt for state in states]
-        self.cpu = cpu
-        self.n = n
-        self.interruptions = 0
-        self.stolen = 0
-        self.groups: list[_Group] = []
-        for x, count in enumerate(draws.initial(cpu, n)):
-            if count:
-                self.groups.append((0, x, 0, True, False, (), count))
+    __slots__ = ()
 
     def send(self, t: int, c: int, d: int) -> int:
-        """Enqueue a call of `c` ns at t on every CPU, delivered at d; return when the last of them is done."""
+        """Enqueue an interrupt's call of `c` ns at t on every CPU, delivered at d; return when the last is done."""
         groups, self.groups = self.groups, []
         quiescent = self._qs
         free: Groups = {}
         watched: Groups = {}
         last = joined = 0
-        for he, x, hs, seen, qs, moves, n in groups:
+        for he, x, hs, seen, z, moves, apart, thread, n in groups:
             if t >= he:
-                into = free if seen or quiescent[x] or (moves and _passed(moves, t)) else watched
+                into = free if seen or quiescent[x] or (moves and self._passed(moves, t)) else watched
                 at = he, x
                 into[at] = into.get(at, 0) + n
                 continue
             if t < hs:  # the queue is not empty: join it
                 joined += n
-                self.groups.append((he + c, x, hs, seen, qs, moves, n))
+                self.groups.append((he + c, x, hs, seen, z, moves, apart, thread, n))
             elif d <= he:  # a handler runs: the next one follows it
-                self.groups.append((he + c, x, he, seen or _passed(moves, t), False, (), n))
+                seen = seen or self._passed(moves, t)
+                self.groups.append((he + c, x, he, seen, HANDLER, (), (), False, n))
             else:  # a handler runs, but ends before the delivery
-                last = max(last, self._behind(x, n, he, seen or _passed(moves, t), d, c))
+                known = seen or self._passed(moves, t), HANDLER, ()
+                last = max(last, self._behind(x, n, he, known, d, c, self._waits))
                 continue
             if he + c > last:
                 last = he + c
         self.stolen += c * self.n
         self.interruptions += self.n - joined
-        if free or watched:
-            kept, moved = self._blank.copy(), self._blank.copy()
-            if free:
-                self._draws.split(self.cpu, free, t, d, kept, moved)
-            if watched:
-                unseen = self._blank.copy(), self._blank.copy()
-                self._draws.split_watching(self.cpu, watched, t, d, kept, moved, *unseen)
-                last = max(last, self._book(*unseen, False, t, d, c))
-            last = max(last, self._book(kept, moved, True, t, d, c))
-        return last
-
-    def _book(self, kept: list[int], moved: list[int], seen: bool, t: int, d: int, c: int) -> int:
-        """Book the handlers of CPUs that were free at t, counted by state; return when the last is done."""
-        quiescent, masked, wake, after, book = self._qs, self._masked, self._wake, self._after, self.groups.append
-        last = 0
-        if any(moved):
-            for x, n in enumerate(moved):
-                if n:
-                    last = max(last, self._follow(x, n, t, (seen, quiescent[x], ()), d, c, kept))
-        for x, n in enumerate(kept):
-            if n:
-                if masked[x]:
-                    done = self._wait(x, n, (seen, quiescent[x], ()), d, c)
-                else:
-                    hs = d + wake[x]
-                    done = hs + c
-                    book((done, after[x], hs, seen, quiescent[x], (), n))
-                if done > last:
-                    last = done
-        return last
-
-    def _behind(self, x: int, n: int, he: int, seen: bool, d: int, c: int) -> int:
-        """Book handlers on CPUs that come back to state `x` at `he`, on the way of the interrupt to them."""
-        kept, moved = self._blank.copy(), self._blank.copy()
-        self._draws.split(self.cpu, {(he, x): n}, he, d, kept, moved)
-        known = seen, False, ((he, self._qs[x]),)
-        last = self._follow(x, moved[x], he, known, d, c, None) if moved[x] else 0
-        if kept[x]:  # not masked: no handler leaves a CPU in a masked state
-            hs = d + self._wake[x]
-            self.groups.append((hs + c, self._after[x], hs, *known, kept[x]))
-            last = max(last, hs + c)
-        return last
-
-    def _wait(self, x: int, n: int, known: tuple[bool, bool, _Moves], d: int, c: int) -> int:
-        """Book the handlers of CPUs that are masked at d, in state `x`, behind the end of their masked windows."""
-        seen, qs, before = known
-        masked = self._masked
-        last = 0
-        for at, y in self._draws.jumps(self.cpu, x, n, d):
-            moves = before
-            while masked[y]:
-                moves = (*moves, (at, self._qs[y]))
-                step = self._draws.jump(self.cpu, y, at, math.inf)
-                assert step is not None
-                at, y = step
-            hs = math.ceil(at)
-            done = hs + c
-            self.groups.append((done, y, hs, seen, qs, moves, 1))
-            if done > last:
-                last = done
-        return last
-
-    def _follow(
-        self, x: int, n: int, t: int, known: tuple[bool, bool, _Moves], d: int, c: int, kept: list[int] | None
-    ) -> int:
-        """Book the handlers of CPUs that leave `x` between t and d, jump by jump.
-
-        Those that are as quiescent all the way as in `x` are like CPUs that were at the end of it all along: they are
-        added to `kept`, if there is such a count.
-        """
-        seen, qs, before = known
-        quiescent, masked, wake = self._qs, self._masked, self._wake
-        last = 0
-        for path in self._draws.flights(self.cpu, x, n, t, d):
-            y = path[-1][1]
-            moves = tuple([(at, quiescent[z]) for at, z in path])
-            if kept is not None and not any(then is not qs for _, then in moves):
-                kept[y] += 1
-                continue
-            moves = before + moves
-            if masked[y]:
-                done = self._wait(y, 1, (seen, qs, moves), d, c)
-            else:
-                hs = d + wake[y]
-                done = hs + c
-                self.groups.append((done, self._after[y], hs, seen, qs, moves, 1))
-            if done > last:
-                last = done
-        return last
+        return max(last, self._reach(free, watched, t, d, c, self._waits))
 
     def free_at(self, t: int) -> int:
         """Return when a task that becomes runnable on this CPU at t can run there."""
-        ((he, x, _, _, _, _, _),) = self.groups
+        ((he, x, *_),) = self.groups
         self.groups = []
         if t < he:
-            return he
+            if not self._masked[x]:
+                return he
+            t = he  # an interrupt that cannot be masked leaves the CPU where it was
         x = self._states_at(t, {(he, x): 1}).index(1)
         if not self._masked[x]:
             return t + self._wake[x]
@@ -299,15 +221,15 @@ class _Pool:
         """Forget the quiescent states passed so far; a present one counts."""
         groups, self.groups = self.groups, []
         free: Groups = {}
-        for he, x, hs, _, qs, moves, n in groups:
+        for he, x, hs, _, z, moves, apart, thread, n in groups:
             if t >= he:
                 free[he, x] = free.get((he, x), 0) + n
                 continue
             for at, then in moves:
                 if at <= t:
-                    qs = then
+                    z = then
             ahead = tuple(move for move in moves if move[0] > t)
-            self.groups.append((he, x, hs, qs and t < hs, qs, ahead, n))
+            self.groups.append((he, x, hs, self._qs[z] and t < hs, z, ahead, apart, thread, n))
         if free:
             self._resume(t, self._states_at(t, free), self._qs)
 
@@ -316,13 +238,13 @@ class _Pool:
         groups, self.groups = self.groups, []
         watched: Groups = {}
         holdouts = 0
-        for he, x, hs, seen, qs, moves, n in groups:
-            passed = seen or _passed(moves, t) or (t >= he and self._qs[x])
+        for he, x, hs, seen, z, moves, apart, thread, n in groups:
+            passed = seen or self._passed(moves, t) or (t >= he and self._qs[x])
             if not passed and t >= he:
                 watched[he, x] = watched.get((he, x), 0) + n
             else:
                 holdouts += 0 if passed else n
-                self.groups.append((he, x, hs, passed, qs, moves, n))
+                self.groups.append((he, x, hs, passed, z, moves, apart, thread, n))
         if watched:
             kept, unseen, never = self._blank.copy(), self._blank.copy(), self._blank.copy()
             self._draws.split_watching(self.cpu, watched, t, t, kept, never, unseen, never)
@@ -331,19 +253,3 @@ class _Pool:
             for n in unseen:
                 holdouts += n
         return holdouts
-
-    def _states_at(self, t: int, free: Groups) -> list[int]:
-        kept, never = self._blank.copy(), self._blank.copy()
-        self._draws.split(self.cpu, free, t, t, kept, never)
-        return kept
-
-    def _resume(self, t: int, states: list[int], seen: list[bool]) -> None:
-        """Let CPUs go on from their states at t."""
-        for x, n in enumerate(states):
-            if n:
-                self.groups.append((t, x, t, seen[x], False, (), n))
-
-
-def _passed(moves: _Moves, t: int) -> bool:
-    """Say whether one of the moves up to t leads into a quiescent state."""
-    return any(quiescent and at <= t for at, quiescent in moves)

@@ -3,22 +3,35 @@
 Two models keep this contract and have the same law: execbench.sim.explicit walks every jump of every CPU by events and
 is the definition; execbench.sim.lazy costs no events. Rules that both follow:
 
-* An interrupt is enqueued at the send and delivered one flight later. A call that finds the CPU's queue not empty joins
-  it and is no further interruption. A handler empties the queue in order, for the sum of its calls; an interrupt that
-  is delivered while a handler runs starts the next one at its end.
-* In a masked state the handler waits until the CPU leaves the *set* of masked states; the end of the wait is rounded up
-  to the grid. The state that follows begins after the handler. Other states last until the handler starts, after the
-  wake-up latency of the state; the handler leaves the CPU in the state's `after_interrupt`.
+* A call is enqueued at the send and delivered one flight later: as an interrupt, or, until="preemptible", to a thread
+  that must be scheduled. An interrupt that finds any call waiting on the CPU joins it and is no further interruption; a
+  thread's call joins those of threads only, and behind waiting interrupts is an interruption of its own. A handler (or
+  the thread) empties the queue in order, for the sum of its calls; what is delivered while one runs comes next at its
+  end.
+* In a masked state an interrupt waits until the CPU leaves the *set* of masked states; on an unmaskable machine it does
+  not. A thread waits until the CPU leaves the set of states that are masked or not quiescent (kernel, reader). The end
+  of a wait is rounded up to the grid; the state that follows begins after the handler. Other states last until the
+  handler starts, after the wake-up latency of the state; the handler leaves the CPU in the state's `after_interrupt`.
+* who="busy" spares CPUs that are in an extended quiescent state at the send. A CPU in a handler is in none.
 * From the start of a wake-up, or of a handler, until the handlers are done, the background stands still.
 * A CPU in a handler is in no quiescent state. It is in one again when a quiescent state resumes.
+* `stop` is a thread's call whose thread keeps the CPU until the release. From its send on every CPU that it goes to is
+  busy; interrupts sent to such a CPU are taken when its stopper spins, but not before they are delivered, and cost
+  nobody anything; what has not been delivered when the last CPU has arrived, and every thread's call, is taken at the
+  release.
 * Times between jumps are real; who asks at an integer time sees everything that happened up to and including it.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
-__all__ = ["Acks", "PassiveCpus"]
+__all__ = ["Acks", "PassiveCpus", "Stop", "Until", "Who"]
+
+Who: TypeAlias = Literal["all", "busy"]
+"""Which CPUs a call goes to: all, or those that are in no extended quiescent state (idle, nohz_full user mode)."""
+Until: TypeAlias = Literal["unmasked", "preemptible"]
+"""What a call waits for: interrupts to be on, or a thread to be schedulable."""
 
 
 class Acks(Protocol):
@@ -31,14 +44,30 @@ class Acks(Protocol):
         """`n` acknowledgements are certain now; the last of them comes at `at` (ns, may lie ahead)."""
 
 
+class Stop(Acks, Protocol):
+    """The side of who stops all CPUs: acknowledgements are arrivals in the stopper's loop."""
+
+    def all_arrived(self, t: int) -> bool:
+        """Say whether every CPU has arrived by `t` (ns, not ahead): from then on all have interrupts off."""
+
+
 class PassiveCpus(Protocol):
     """CPUs without a task of ours. All times are ns; `t` is the present."""
 
-    def send(self, t: int, handler_ns: int, flight_ns: int, round: Acks, only: int | None = None) -> None:
-        """Enqueue a call of `handler_ns` on every passive CPU, or on the named passive CPU `only`."""
+    def send(
+        self, t: int, handler_ns: int, flight_ns: int, round: Acks, only: int | None = None, who: Who = "all",
+        until: Until = "unmasked",
+    ) -> None:  # fmt: skip
+        """Enqueue a call of `handler_ns` on every passive CPU (every busy one), or on the named passive CPU `only`."""
+
+    def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Stop, only: int | None = None) -> None:
+        """Send the stopper to every passive CPU, or to `only`; it has arrived `switch_ns` > 0 after it starts."""
+
+    def release(self, t: int, ns: int) -> None:
+        """Let every stopped CPU go: its stopper works for `ns` > 0 more. All have arrived by `t`."""
 
     def activate(self, t: int, cpu: int) -> int:
-        """Make a named CPU active; return the first time at which a task can run there.
+        """Make a named CPU, which is not stopped, active; return the first time at which a task can run there.
 
         Handlers that are booked, the rest of a masked window and the exit from idle go first.
         """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from execbench.sim.engine import Class, Engine, Proc, event_key
 
@@ -34,6 +34,26 @@ class Holdouts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FlavourRules:
+    """What the other flavours need besides; times in ns, which cost nothing unless a table of costs says so."""
+
+    expedited: bool = True  # rcu_normal_after_boot is off: not so with PREEMPT_RT (kernel/rcu/update.c)
+    exp_at_once: bool = False  # a task that is not preempted, but in no reader, does not delay rcu_exp_handler's report
+    tasks: bool = True  # CONFIG_TASKS_RCU: else call_rcu_tasks and synchronize_rcu_tasks are plain RCU's
+    lazy: bool = True  # callbacks wait for company (kernel/rcu/tasks.h: call_rcu_tasks_generic, lazy_jiffies)
+    rude: bool = True  # synchronize_rcu_tasks_rude waits at all
+    trace: Literal["holdouts", "srcu"] = "holdouts"
+    holdout: float = 0.0  # chance that a scan of the task list finds a task that has not switched voluntarily
+    exp_gp_ns: int = 0  # expedited: funnel, kworkers, selection of CPUs
+    exp_handler_ns: int = 0  # rcu_exp_handler on a target, with entry and exit of the interrupt
+    handler_ns: int = 0  # an interrupt that looks at the current task, with entry and exit
+    flight_ns: int = 0  # from sending an interrupt until its handler starts
+    switch_ns: int = 0  # a context switch
+    scan_ns: int = 0  # one scan of the task list
+    wakeup_ns: int = 0  # waking a kthread
+
+
+@dataclass(frozen=True, slots=True)
 class RcuRules:
     """What a release and its configuration fix; times in ns."""
 
@@ -47,6 +67,12 @@ class RcuRules:
     wake_ns: int  # waking one waiter
     worker_ns: int  # getting the worker to run that wakes the rest
     second_scan: float  # chance that the first scan of a grace period finds a holdout for a reason outside the model
+    flavours: FlavourRules = FlavourRules()
+
+    @property
+    def hz(self) -> int:
+        """Return the jiffies of a second."""
+        return 1_000_000_000 // self.jiffy_ns
 
 
 class Rcu:
@@ -119,10 +145,13 @@ class Rcu:
         fresh.append(callback)
 
     def _accelerate(self, cpu: int) -> None:
-        self._batches.setdefault(self._request(), []).append((cpu, self._fresh.pop(cpu)))
+        fresh = self._fresh.pop(cpu)
+        self._batches.setdefault(self._request(len(fresh)), []).append((cpu, fresh))
 
-    def _request(self) -> int:
+    def _request(self, n: int = 1) -> int:
         target = self.snap()
+        if self.probe.gp is not None:
+            self.probe.gp(self.engine.now, "rcu", target, "request", n)
         if not self.running and not self._starting:
             self._starting = True
             self.engine.call_at(self.engine.now + self.rules.init_ns, _TIMER, self._start)

@@ -54,6 +54,8 @@ class Task:
     def settle_by_events(self) -> Proc[None]:
         """The general form of `settle`: interrupts move the plan, or others are due before its end."""
         cpu, engine = self.cpu, self.engine
+        if cpu.calls:
+            cpu.stopper.place()
         while True:
             stop = cpu.next_stop()
             if stop > engine.now:

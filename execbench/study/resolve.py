@@ -11,16 +11,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from execbench.costs import CATALOGUE, CostTable
+from execbench.costs import CostTable, required
 from execbench.errors import InputError, MachineError, did_you_mean
 from execbench.kernel.releases import RELEASES, Release, release_from
 from execbench.registry.files import data_path, sha256_of
+from execbench.registry.instances import client_costs
 from execbench.registry.params import fields_of, given_fields, resolved
 from execbench.registry.plugins import class_for
 from execbench.sim.chain import Chain
 from execbench.study.load import Layer, TomlFile, read
 from execbench.study.overrides import merged
-from execbench.study.spec import BackgroundTable, MachineFile, RunTable, TopologyTable, checked
+from execbench.study.spec import (
+    FEATURES,
+    PAGE_SIZES,
+    BackgroundTable,
+    ChainTable,
+    KernelConfigTable,
+    MachineFile,
+    RunTable,
+    TopologyTable,
+    checked,
+)  # fmt: skip
 from execbench.units import show_time, size_bytes, time_ns
 
 __all__ = ["clients", "kernel", "machine", "machine_tables", "run"]
@@ -51,16 +62,18 @@ def machine_tables(name: str, where: str = "--machine") -> tuple[dict[str, Any],
 def machine(name: str, tables: Mapping[str, Any], clients: Mapping[str, Any], explicit: bool = False) -> dict[str, Any]:
     """Return the resolved machine with the costs that these clients need; MachineError if it is impossible."""
     known = checked(MachineFile, tables, "machine")
-    costs = CostTable.from_toml(known.costs, "machine.costs")
-    costs.require(cost for cost in CATALOGUE if _needed(cost, clients))
+    features = checked(FEATURES[known.arch], known.features, "machine.features")
+    own = client_costs()
+    costs = CostTable.from_toml(known.costs, "machine.costs", known.arch, own)
+    costs.require(required(known.arch, {name: own.get(name, {}) for name in clients}))
     kept = {cost: row for cost, row in costs.to_spec().items() if _needed(cost, clients)}
     return {
         "name": name,
         "arch": known.arch,
         "topology": _topology(known.topology),
-        "features": known.features.model_dump(),
-        "kernel": known.kernel.model_dump(),
-        "background": _background(known.background, costs, explicit),
+        "features": features.model_dump(),
+        "kernel": _configuration(known.kernel, known.arch),
+        "background": _background(known.background, costs, explicit, known.topology.isolated),
         "costs": kept,
     }
 
@@ -69,25 +82,55 @@ def _topology(table: TopologyTable) -> dict[str, Any]:
     if table.nodes > table.cpus:
         raise MachineError("machine.topology.nodes", table.nodes, f"1 to {table.cpus}, the CPUs",
                            "give every node a CPU")  # fmt: skip
+    if table.isolated >= table.cpus:
+        raise MachineError("machine.topology.isolated", table.isolated, f"0 to {table.cpus - 1}: some CPU keeps house",
+                           "isolate fewer CPUs")  # fmt: skip
     memory = {} if table.memory is None else {"memory": size_bytes(table.memory, "machine.topology.memory")}
-    return {"cpus": table.cpus, "nodes": table.nodes, **memory}
+    return {"cpus": table.cpus, "nodes": table.nodes, "isolated": table.isolated, **memory}
+
+
+def _configuration(table: KernelConfigTable, arch: str) -> dict[str, Any]:
+    """Return `[kernel]` with the base page in bytes; MachineError for one that the architecture does not have."""
+    page_size = size_bytes(table.page_size, "machine.kernel.page_size")
+    if page_size not in (size_bytes(known) for known in PAGE_SIZES[arch]):
+        raise MachineError("machine.kernel.page_size", table.page_size, f"{', '.join(PAGE_SIZES[arch])} on {arch}",
+                           "correct the page size")  # fmt: skip
+    return {**table.model_dump(), "page_size": page_size}
 
 
 def _needed(cost: str, clients: Mapping[str, Any]) -> bool:
     return not cost.startswith("client.") or cost.split(".")[1] in clients
 
 
-def _background(table: BackgroundTable, costs: CostTable, explicit: bool) -> dict[str, Any]:
-    """Return the chain with the fractions of the scenario in use; the scenarios themselves are left behind."""
+def _background(table: BackgroundTable, costs: CostTable, explicit: bool, isolated: int) -> dict[str, Any]:
+    """Return the chain with the fractions of the scenario in use; the scenarios themselves are left behind.
+
+    Under `isolated` comes the chain of the isolated CPUs, if there are any.
+    """
     for scenario, shares in table.scenario.items():
         for name in shares:
             _one_of(name, table.states, f"machine.background.scenario.{scenario}.{name}")
     if table.use is not None:
         _one_of(table.use, table.scenario, "machine.background.use")
-    plain = table.model_dump(exclude={"scenario", "use"}, exclude_none=True)
+    plain = _chain(table, table.scenario.get(table.use or "", {}), costs, explicit, "machine.background")
+    where = "machine.background.isolated"
+    if table.isolated is not None:
+        other = _chain(table.isolated, {}, costs, explicit, where)
+        return {**plain, "isolated": other} if isolated else plain
+    if isolated:
+        raise MachineError(where, "no table", "the states of the isolated CPUs",
+                           "add [background.isolated], or set machine.topology.isolated to 0")  # fmt: skip
+    return plain
+
+
+def _chain(
+    table: ChainTable, shares: Mapping[str, float], costs: CostTable, explicit: bool, root: str
+) -> dict[str, Any]:
+    """Return one chain in ns, with `shares` in place of its fractions; MachineError if there is no such chain."""
+    plain = table.model_dump(include=set(ChainTable.model_fields), exclude_none=True)
     for name, state in plain["states"].items():
-        state |= {"fraction": share} if (share := table.scenario.get(table.use or "", {}).get(name)) is not None else {}
-        where = f"machine.background.states.{name}"
+        state |= {"fraction": shares[name]} if name in shares else {}
+        where = f"{root}.states.{name}"
         if "mean" in state:
             state["mean"] = time_ns(state["mean"], f"{where}.mean")
         mixture = state["dist"].get("mixture") if isinstance(state.get("dist"), dict) else None
@@ -98,7 +141,8 @@ def _background(table: BackgroundTable, costs: CostTable, explicit: bool) -> dic
     except MachineError:
         raise
     except InputError as error:
-        raise MachineError(error.where, error.given, error.allowed, error.remedy) from error
+        where = error.where.replace("machine.background", root, 1)
+        raise MachineError(where, error.given, error.allowed, error.remedy) from error
     return plain
 
 

@@ -17,8 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from execbench.errors import InputError, MachineError, did_you_mean
 
 __all__ = [
+    "FEATURES",
+    "PAGE_SIZES",
     "SCHEMA",
     "BackgroundTable",
+    "ChainTable",
     "MachineFile",
     "RunTable",
     "Spec",
@@ -106,18 +109,53 @@ class StudyFile(_Table):
 
 
 class TopologyTable(_Table):
-    """`[topology]`: CPUs, the memory nodes they are spread over evenly, and the bytes of memory in all."""
+    """`[topology]`: CPUs, the memory nodes they are spread over evenly, and the bytes of memory in all.
+
+    The last `isolated` CPUs are kept free of the kernel's own work (nohz_full, housekeeping mask).
+    """
 
     cpus: Annotated[int, Field(ge=1, le=65_536)]
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     memory: Quantity | None = None
+    isolated: Annotated[int, Field(ge=0)] = 0
 
 
-class FeaturesTable(_Table):
-    """`[features]`: what the processor can do."""
+class X86Features(_Table):
+    """`[features]` of an x86_64 machine; `ipi` is how an interrupt to all other CPUs is raised."""
 
-    apic: Literal["x2apic"]
-    invlpgb: Literal[False] = False
+    apic: Literal["x2apic", "xapic"]
+    ipi: Literal["shorthand", "mask", "hypercall"] = "shorthand"
+    invlpgb: bool = False
+    serialize: bool = False
+    fred: bool = False
+    its: bool = False
+    fineibt: bool = False
+    ibpb_on_cbpf: bool = False
+
+
+class Arm64Features(_Table):
+    """`[features]` of an arm64 machine: CTR_EL0.IDC and DIC, rodata=full, BBML2 or 3, TLBI by range."""
+
+    idc: bool
+    dic: bool
+    rodata_full: bool
+    bbml: bool = False
+    tlbi_range: bool = False
+
+
+class RiscvFeatures(_Table):
+    """`[features]` of a riscv64 machine: whether remote fences go through the firmware or are interrupts."""
+
+    rfence: Literal["sbi", "ipi"]
+
+
+FEATURES: Final[Mapping[str, type[BaseModel]]] = {
+    "x86_64": X86Features,
+    "arm64": Arm64Features,
+    "riscv64": RiscvFeatures,
+}
+PAGE_SIZES: Final = {"x86_64": ("4KiB",), "arm64": ("4KiB", "16KiB", "64KiB"), "riscv64": ("4KiB",)}
+"""Base pages that each architecture's kernel can be built for."""
 
 
 class EstimateTable(_Table):
@@ -134,9 +172,11 @@ class KernelConfigTable(_Table):
     """`[kernel]` of a machine: its configuration (the release is the root `kernel.`)."""
 
     hz: Literal[100, 250, 300, 1000]
-    preempt: Literal["none", "voluntary", "full", "lazy"]
+    preempt: Literal["none", "voluntary", "full", "lazy", "rt"]
+    page_size: Quantity = "4KiB"
     rcu_normal_wake_from_gp: bool
     rcu_second_scan: EstimateTable
+    rcu_tasks_holdout: EstimateTable
 
 
 class StateTable(_Table):
@@ -153,23 +193,29 @@ class StateTable(_Table):
     source: Annotated[str, Field(min_length=1)]
 
 
-class BackgroundTable(_Table):
-    """`[background]`: the Markov chain of those CPUs; `use` picks a scenario, whose fractions replace the states'."""
+class ChainTable(_Table):
+    """A Markov chain of such CPUs; `[background.isolated]` is the one of the isolated ones."""
 
     rule: str | None = None
     jumps: dict[str, dict[str, float]] | None = None
     restart: str
     states: Annotated[dict[str, StateTable], Field(min_length=1)]
+
+
+class BackgroundTable(ChainTable):
+    """`[background]`: the Markov chain of those CPUs; `use` picks a scenario, whose fractions replace the states'."""
+
     scenario: dict[str, dict[str, Share]] = {}
     use: str | None = None
+    isolated: ChainTable | None = None
 
 
 class MachineFile(_Table):
-    """A machine after its `extends` chain is merged."""
+    """A machine after its `extends` chain is merged; its architecture says what `features` may hold (FEATURES)."""
 
-    arch: Literal["x86_64"]
+    arch: Literal["x86_64", "arm64", "riscv64"]
     topology: TopologyTable
-    features: FeaturesTable
+    features: dict[str, Any]
     kernel: KernelConfigTable
     background: BackgroundTable
     costs: dict[str, Any]
@@ -198,7 +244,7 @@ def checked(model: type[Model], data: Mapping[str, Any], root: str = "") -> Mode
 
 def _translated(model: type[BaseModel], data: Mapping[str, Any], root: str, errors: ValidationError) -> InputError:
     """Say the first error of pydantic in the words of this package; a misspelt key explains a missing one."""
-    kind = MachineError if root == "machine" else InputError
+    kind = MachineError if root.partition(".")[0] == "machine" else InputError
     found = sorted(errors.errors(), key=lambda error: error["type"] != "extra_forbidden")[0]
     path, given = _walk(data, found["loc"])
     where = ".".join([root, *path]).strip(".")

@@ -45,7 +45,7 @@ class Boom:
         ("client.bpf.branchy_factor=-3", "at least 1"),
         ("client.bpf.branchy_at=0", "above 0"),
         ("client.bpf.rate=-1", "rate"),
-        ("machine.features.invlpgb=true", "invlpgb"),
+        ("machine.features.idc=true", "machine.features.idc"),
     ],
 )
 def test_impossible_values(

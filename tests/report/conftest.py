@@ -15,6 +15,7 @@ import pytest
 
 from execbench.costs import CostTable
 from execbench.record.histogram import Histogram
+from execbench.registry.instances import client_costs
 from execbench.report.comparison import comparison
 from execbench.report.setting import Setting, setting_of
 
@@ -50,7 +51,7 @@ class Synthetic:
 def machine(cpus: int = 64) -> dict[str, Any]:
     """The machine part of a spec, with the real cost table of server-64."""
     table = tomllib.loads((ROOT / "configs/machines/server-64.toml").read_text())
-    costs = CostTable.from_toml(table["costs"], "server-64").to_spec()
+    costs = CostTable.from_toml(table["costs"], "server-64", clients=client_costs()).to_spec()
     return {"name": "server-64", "arch": "x86_64", "topology": {"cpus": cpus, "nodes": 1}, "features": {}, "kernel": {},
             "background": {}, "costs": costs}  # fmt: skip
 

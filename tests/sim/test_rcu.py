@@ -180,6 +180,7 @@ def test_listeners_hear_grace_periods_and_waits() -> None:
     bench.run()
     zero = bench.zero
     assert heard == [
+        (zero, "rcu", 1, "request", 1),
         (zero + 10, "rcu", 1, "start", 0),
         (zero + 2 * J, "rcu", 1, "scan", 2),
         (zero + 5 * J, "rcu", 1, "scan", 0),

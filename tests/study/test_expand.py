@@ -31,7 +31,7 @@ def test_a_spec_is_plain_data_without_units(here: Path) -> None:
     spec = spec_of()
     assert spec["run"] == {"duration": 20_000_000, "warmup": 2_000_000, "drain": 10_000_000, "seed": 1,
                            "cpu_model": "lazy", "merge": True, "record": []}  # fmt: skip
-    assert spec["machine"]["topology"] == {"cpus": 4, "nodes": 1}
+    assert spec["machine"]["topology"] == {"cpus": 4, "nodes": 1, "isolated": 0}
     assert spec["machine"]["name"] == "small"
     assert spec["machine"]["background"]["states"]["user"]["mean"] == 200_000
     assert spec["workload"]["clients"]["bpf"]["think"] == {"dist": "exponential", "mean": 3_000_000}

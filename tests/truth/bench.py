@@ -18,7 +18,7 @@ from execbench.backends.bpf_prog_pack import BpfProgPack
 from execbench.clients.bpf import Bpf, Loaded, Loader, Program
 from execbench.contract import Proc, Setting
 from execbench.costs import CostTable
-from execbench.kernel.facade import Kernel, ListenedKernel
+from execbench.kernel.facade import Kernel
 from execbench.kernel.operation import Operation
 from execbench.kernel.releases import release_from
 from execbench.kernel.shared import Shared
@@ -67,8 +67,8 @@ class Bench:
         costs = CostTable.from_spec(spec["machine"]["costs"])
         rules = release_from({**spec["kernel"], **(kernel or {})})
         self.machine = Machine(spec["machine"], costs, Streams(seed_of(name), 0), tuple(hosts), spec["run"])
-        self.machine.start_rcu(rcu_rules(spec["machine"]["kernel"], rules, costs, cpus))
-        self.shared = _Traced(self.machine, rules, costs)
+        self.machine.start_rcu(rcu_rules(spec["machine"]["kernel"], rules, costs, cpus, self.machine.arch))
+        self.shared = Shared(self.machine, rules, costs)
         self.recorder = self.shared.recorder = Recorder()
         self.calls: Counter[str] = Counter()
         """Uses of every primitive by all tasks, those outside operations too."""
@@ -142,25 +142,6 @@ class Recorder:
     def of(self, kind: str) -> list[Operation]:
         """The finished operations of one kind, in their order."""
         return [operation for operation in self.kept if operation.kind == kind]
-
-
-class _TracedKernel(ListenedKernel):
-    """Counts entries of two functions that the model counts by their pokes only."""
-
-    __slots__ = ()
-
-    def bpf_arch_text_copy(self, va: int, size: int) -> Proc[None]:
-        self.count("text_poke_copy")
-        return super().bpf_arch_text_copy(va, size)
-
-    def bpf_arch_text_invalidate(self, va: int, size: int) -> Proc[None]:
-        self.count("text_poke_set")
-        return super().bpf_arch_text_invalidate(va, size)
-
-
-class _Traced(Shared):
-    def view(self, task: Task) -> Kernel:
-        return _TracedKernel(self, task)
 
 
 def phase_ns(operation: Operation, phase: str) -> int:

@@ -21,6 +21,12 @@ MODULES_VADDR = 0xFFFF_FFFF_C000_0000
 """arch/x86/include/asm/pgtable_64_types.h: MODULES_VADDR with a 1 GiB kernel image window (RANDOMIZE_BASE)."""
 
 
+FINEIBT_BYTES = 16
+"""ENDBR, SUB of the hash and JNE in front of a function (arch/x86/net/bpf_jit_comp.c: emit_fineibt)."""
+RETHUNK_BYTES = 3
+"""A jump to the return thunk for RET and INT3 (arch/x86/net/bpf_jit_comp.c: emit_return, cpu_wants_rethunk)."""
+
+
 class Arch:
     """One release on one machine."""
 
@@ -31,6 +37,8 @@ class Arch:
         """`features` are the machine's."""
         self.release = release
         self.features = features
+        fineibt = FINEIBT_BYTES if features["fineibt"] and release.bpf_cfi else 0
+        self.bpf_mitigation_bytes = fineibt + (RETHUNK_BYTES if features["its"] else 0)
 
     def windows(self, stream: Stream) -> dict[str, tuple[int, int]]:
         """One window for modules, BPF and all other text; KASLR moves its start by 1 to 1024 pages.
@@ -45,8 +53,25 @@ class Arch:
         return (MODULES,)
 
     def spend_ipi_send(self, k: Kernel, targets: int) -> None:
-        """All-but-self goes out as one shorthand write (arch/x86/kernel/apic/ipi.c: native_send_call_func_ipi)."""
-        k.spend("ipi_send")
+        """One write for all others by shorthand; else as many as the APIC's addressing needs for the mask."""
+        k.spend("ipi_send", self._sends(targets, k.cpu, k.shared.cpus))
+
+    def _sends(self, targets: int, sender: int, cpus: int) -> int:
+        """Return how often the ICR is written, or the hypercall made.
+
+        arch/x86/kernel/apic/ipi.c:native_send_call_func_ipi: the shorthand needs a mask of everybody. x2APIC in cluster
+        mode reaches 16 CPUs with one write (x2apic_cluster.c:__x2apic_send_IPI_mask), xAPIC one
+        (default_send_IPI_mask_sequence_phys), a KVM guest 128 with one hypercall (arch/x86/kernel/kvm.c:
+        __send_ipi_mask, KVM_IPI_CLUSTER_SIZE). APIC identifiers are taken to be as dense as CPU numbers; which CPUs a
+        smaller mask has is not known here, so that it is taken to be spread over all clusters.
+        """
+        how = self.features.get("ipi", "shorthand")
+        if how == "shorthand" and targets == cpus - 1:
+            return 1
+        reach = 128 if how == "hypercall" else 16 if self.features.get("apic", "x2apic") == "x2apic" else 1
+        groups = -(-cpus // reach)
+        alone = reach > 1 and sender // reach * reach == sender == cpus - 1  # nobody else in the sender's group
+        return min(targets, groups - alone)
 
     def flush_tlb_all(self, k: Kernel, caller: str, *also: Work) -> Proc[None]:
         """See execbench.kernel.x86_64.tlb."""
@@ -60,26 +85,24 @@ class Arch:
         """Nothing: absent entries are never cached."""
 
     def set_memory_ro(self, k: Kernel, area: VmArea, first: int, pages: int) -> Proc[None]:
-        """Clear W here and in the direct map."""
-        return set_memory.change_page_attr(k, area, first, pages, write=False, alias="ro")
+        """See execbench.kernel.x86_64.set_memory."""
+        return set_memory.set_memory_ro(k, area, first, pages)
 
     def set_memory_rw(self, k: Kernel, area: VmArea, first: int, pages: int) -> Proc[None]:
-        """Set W here and in the direct map."""
-        return set_memory.change_page_attr(k, area, first, pages, write=True, alias="rw")
+        """See execbench.kernel.x86_64.set_memory."""
+        return set_memory.set_memory_rw(k, area, first, pages)
 
     def set_memory_x(self, k: Kernel, area: VmArea, first: int, pages: int) -> Proc[None]:
-        """Clear NX here; the direct map stays NX."""
-        return set_memory.change_page_attr(k, area, first, pages, execute=True)
+        """See execbench.kernel.x86_64.set_memory."""
+        return set_memory.set_memory_x(k, area, first, pages)
 
     def set_memory_nx(self, k: Kernel, area: VmArea, first: int, pages: int) -> Proc[None]:
-        """Set NX."""
-        return set_memory.change_page_attr(k, area, first, pages, execute=False)
+        """See execbench.kernel.x86_64.set_memory."""
+        return set_memory.set_memory_nx(k, area, first, pages)
 
     def set_memory_rox(self, k: Kernel, area: VmArea, first: int, pages: int, *also: Work) -> Proc[None]:
-        """Both in one operation (since 6.2)."""
-        return set_memory.change_page_attr(
-            k, area, first, pages, *also, write=False, execute=True, alias="ro", collapse=True
-        )
+        """See execbench.kernel.x86_64.set_memory."""
+        return set_memory.set_memory_rox(k, area, first, pages, *also)
 
     def set_direct_map(self, k: Kernel, area: VmArea, perm: DirectPerm) -> Proc[bool]:
         """No flush but those of splits."""
@@ -101,6 +124,11 @@ class Arch:
     def bpf_arch_text_invalidate(self, k: Kernel, va: int, size: int) -> Proc[None]:
         """text_poke_set with int3."""
         return poke.text_poke_set(k, va, size)
+
+    def bpf_flush_icache(self, k: Kernel, va: int, size: int) -> Proc[None]:
+        """Nothing: instruction fetch is coherent with stores."""
+        return
+        yield
 
     def write_temporary_mm(self, k: Kernel, va: int, size: int) -> Proc[None]:
         """__text_poke without text_mutex."""

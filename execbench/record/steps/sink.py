@@ -2,80 +2,133 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from execbench.record.steps.mappings import Mappings
+from execbench.sim.memory import VmArea
 from execbench.sim.task import Task
+
+USER_TOP: Final = 1 << 47
+"""First byte address above user space on all architectures modelled here."""
+GONE: Final = " gone"
+"""What is said of a writable alias that was and is no more."""
 
 
 class Step(NamedTuple):
-    """One line of a path, or an effect of the line before.
+    """One line of a path, or an effect of a line before.
 
-    `depth` locks are held; what: "call", "take", "release", "store", "effect"; n = units of a call, bytes of a store.
+    `depth` locks are held; what: "call", "take", "release", "line" (a fact that is a step of its own), "effect"; n =
+    units of a call, pages or bytes of a line; text: what the line or the effect says; cause: the primitive that an
+    effect comes from, if the fact names it; irqs_off: interrupts are off on this CPU.
     """
 
     depth: int
     what: str
     name: str
-    n: int
+    n: int = 0
+    text: str = ""
+    cause: str = ""
+    irqs_off: bool = False
 
 
 @dataclass(slots=True)
 class StepSink:
     """Hears what every task does; `take` hands out what one task did since the last time."""
 
+    mappings: Mappings = field(default_factory=Mappings)
     _steps: dict[str, list[Step]] = field(default_factory=dict)
     _depth: dict[str, int] = field(default_factory=dict)
+    _worked: dict[str, int] = field(default_factory=dict)
+
+    def spend(self, at: int, task: Task, cost: str, n: int, ns: int) -> None:
+        """The task worked: a lock that is held meanwhile is not let go at once."""
+        self._worked[task.name] = self._worked.get(task.name, 0) + 1
 
     def call(self, at: int, task: Task, primitive: str, units: int) -> None:
         """A primitive was called."""
         self._note(task, "call", primitive, units)
 
     def lock(self, at: int, task: Task, name: str, kind: str, taken: bool) -> None:
-        """A lock was taken, or is released."""
+        """A lock was taken, or is released; the units of both are the costs spent so far."""
+        worked = self._worked.get(task.name, 0)
         if taken:
-            self._note(task, "take", name, 0)
+            self._note(task, "take", name, worked)
             self._depth[task.name] = self._depth.get(task.name, 0) + 1
         else:
             self._depth[task.name] -= 1
-            self._note(task, "release", name, 0)
+            self._note(task, "release", name, worked)
+
+    def wait(self, t0: int, t1: int, task: Task, kind: str, what: str, site: str, in_verb: bool) -> None:
+        """The task has waited: a grace period says so only then."""
+        if kind == "gp":
+            self._note(task, "effect", "wait", text=f"waited for a grace period ({what})")
 
     def fact(self, at: int, task: Task, event: str, fields: tuple[Any, ...]) -> None:
         """Something came of it."""
-        if event == "store" and fields[3] in ("text", "direct-map"):
-            self._note(task, "store", f"store:{fields[2]}:{fields[3]}", fields[1])
-        elif (effect := _effect(event, fields)) is not None:
-            self._note(task, "effect", effect, 0)
+        match event:
+            case "map":
+                self._map(task, *fields)
+            case "alias":
+                _, pfn, pages, perm = fields
+                self._note(task, "line", "fact:direct_map", pages, self.mappings.alias(pfn, pages, perm))
+            case "store":
+                self._store(task, *fields)
+            case "window":
+                kind, _, size, opened = fields
+                what, name = ("line", "fact:user.alias") if kind == "user" else ("effect", "window")
+                self._note(task, what, name, size, f"W alias ({kind})" if opened else f"W alias ({kind}){GONE}")
+            case "freed":
+                (area,) = fields
+                self.mappings.forget(area)
+                self._note(task, "line", f"fact:{_space(area)}free_pages", area.pages)
+            case "flush" | "serialize" | "icache":
+                self._note(task, "effect", event, text=_effect(event, fields), cause=_cause(event, fields))
 
-    def _note(self, task: Task, what: str, name: str, n: int) -> None:
-        self._steps.setdefault(task.name, []).append(Step(self._depth.get(task.name, 0), what, name, n))
+    def _map(self, task: Task, area: VmArea, first: int, pages: int, perm: str) -> None:
+        change = self.mappings.map(area, first, pages, perm)
+        for name, n in change.entries:
+            self._note(task, "line", f"fact:{_space(area)}{name}", n, change.text)
+
+    def _store(self, task: Task, va: int, size: int, content: str, through: str) -> None:
+        user = 0 < va < USER_TOP
+        if through in ("text", "direct-map", "user"):
+            name = "fact:user.store" if user else f"fact:store:{content}:{through}"
+            self._note(task, "line", name, size, f"{size} B {content} through {through}")
+        else:
+            self._note(task, "effect", "store", size, f"{size} B {content} through {through}")
+
+    def _note(self, task: Task, what: str, name: str, n: int = 0, text: str = "", cause: str = "") -> None:
+        step = Step(self._depth.get(task.name, 0), what, name, n, text, cause, task.cpu.masked_depth > 0)
+        self._steps.setdefault(task.name, []).append(step)
+
+    def tasks(self) -> Iterable[str]:
+        """Names of the tasks that have done something that nobody has taken yet."""
+        return tuple(name for name, steps in self._steps.items() if steps)
 
     def take(self, task: str) -> list[Step]:
         """Return and forget the steps of the task called `task`."""
         return self._steps.pop(task, [])
 
 
-_PERMS = {"none": "absent", "rw-nx": "RW NX", "ro-nx": "RO NX", "ro-x": "RO X", "rw-x": "RW X"}
+def _space(area: VmArea) -> str:
+    return "user." if area.window == "user" else ""
 
 
-def _effect(event: str, fields: tuple[Any, ...]) -> str | None:
-    """Return a fact in words, None for what a path need not show."""
-    if event == "map":
-        _, _, pages, perm = fields
-        return f"{pages} PTE {_PERMS[perm]}"
-    if event == "alias":
-        kind, _, pages, perm = fields
-        return f"{kind} map: {pages} pages {perm}"
-    if event == "store":
-        _, size, content, through = fields
-        return f"{size} B {content} through {through}"
+def _effect(event: str, fields: tuple[Any, ...]) -> str:
+    """Return in words what is flushed, serialized or made visible to instruction fetch, where, and by what."""
+    if event == "flush":
+        _, _, pages, how, _ = fields
+        what = "all" if not pages else "1 page" if pages == 1 else f"{pages} pages"
+        return f"TLB: {what} by {how}"
     if event == "serialize":
         _, cpus, why = fields
         return f"serialized: {cpus} ({why})"
-    if event == "icache":
-        _, _, size, how = fields
-        return f"I-cache: {how} {f'{size} B' if size else 'all'}"
-    if event == "flush":
-        _, _, pages, how, _ = fields
-        return f"TLB: {f'{pages} pages' if pages else 'all'} by {how}"
-    return None
+    _, _, size, how = fields
+    return f"I-cache: {how}{f' {size} B' if size else ''}"
+
+
+def _cause(event: str, fields: tuple[Any, ...]) -> str:
+    """Return why a CPU serializes, who flushes, by what an I-cache is maintained: all are names in the vocabulary."""
+    return str(fields[{"serialize": 2, "flush": 4, "icache": 3}[event]])

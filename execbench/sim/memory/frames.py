@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from execbench.sim.memory.pages import FULL, PMD_PAGES, equal, lowest_run, pieces, span
+from execbench.sim.memory.pages import FOUR_KIB, Geometry, equal, lowest_run, pieces, span
 
-_PCP_BATCH = 63
-"""Pages per bulk free of a per-CPU list, zones of 1 GiB and more (mm/page_alloc.c:zone_batchsize)."""
-_PCP_HIGH = 4 * _PCP_BATCH
-"""Pages a per-CPU list keeps at least before it gives a batch back (mm/page_alloc.c:zone_highsize, its lower bound)."""
+_PCP_BYTES = 256 << 10
+"""A per-CPU list gives pages back by that many bytes less one page, zones of 1 GiB and more (mm/page_alloc.c:
+zone_batchsize), and keeps at least four such batches (zone_highsize, its lower bound)."""
 
 
 class Run(NamedTuple):
@@ -32,29 +31,37 @@ class Frames:
 
     What is kept of mm/page_alloc.c: a freed page goes to the hot end of a per-CPU list and the next order-0 request
     takes it from there (rmqueue_pcplist, LIFO); when the list exceeds its high mark, its oldest batch goes back to the
-    buddy (free_pcppages_bulk); order-0 pages come out of 2M blocks that are already broken before a free 2M block is
-    broken (rmqueue takes the smallest order that serves); a 2M block whose 512 pages are back in the buddy is a 2M
-    block again (merging); a 2M request that finds none drains the per-CPU lists and tries once more (drain_all_pages).
+    buddy (free_pcppages_bulk); order-0 pages come out of PMD blocks (2M with 4K pages) that are already broken before a
+    free one is broken (rmqueue takes the smallest order that serves); a block whose pages are all back in the buddy is
+    whole again (merging); a request for a block that finds none drains the per-CPU lists and tries once more
+    (drain_all_pages).
     What is simplified: one list for all CPUs and one zone; no reclaim, compaction or migrate types; within an order
-    the lowest address wins where the kernel takes the head of a list; orders 1 to 8 and above 9 do not exist.
+    the lowest address wins where the kernel takes the head of a list; orders between page and block, and above it, do
+    not exist.
 
-    `fragmented=True` is the opposite extreme of a fresh machine: one page of every 2M block belongs to somebody else
-    for ever, and free pages are in no address order, so successive fresh pages come from successive 2M blocks,
+    `fragmented=True` is the opposite extreme of a fresh machine: one page of every block belongs to somebody else
+    for ever, and free pages are in no address order, so successive fresh pages come from successive blocks,
     alloc_pmd never succeeds, and nothing merges. A machine with uptime lies between the two.
 
     Deterministic: the same calls give the same frames.
     """
 
-    __slots__ = ("_blocks", "_fragmented", "_fresh", "_free", "_hot", "_partial", "_used", "_whole", "in_use", "total")
+    __slots__ = (
+        "_batch", "_blocks", "_fragmented", "_fresh", "_free", "_full", "_hot", "_partial", "_pmd", "_used", "_whole",
+        "in_use", "total",
+    )  # fmt: skip
 
-    def __init__(self, total_pages: int, fragmented: bool = False) -> None:
-        """Start with every frame free (but one per 2M block if fragmented); total_pages in 4K pages."""
+    def __init__(self, total_pages: int, fragmented: bool = False, geometry: Geometry = FOUR_KIB) -> None:
+        """Start with every frame free (but one per block if fragmented)."""
         if total_pages <= 0:
             raise ValueError(f"total_pages is {total_pages}")
         self.total = total_pages
         self.in_use = 0
         self._fragmented = fragmented
-        self._blocks, tail = divmod(total_pages, PMD_PAGES)
+        self._pmd = geometry.pmd_pages
+        self._full = span(0, self._pmd)
+        self._batch = max(_PCP_BYTES // geometry.page - 1, 1)
+        self._blocks, tail = divmod(total_pages, self._pmd)
         self._hot: deque[int] = deque()
         self._used: dict[int, int] = {}  # block -> frames handed out
         self._free: dict[int, int] = {}  # broken block -> its frames in the buddy
@@ -67,7 +74,7 @@ class Frames:
     @property
     def available(self) -> int:
         """Pages that can still be allocated."""
-        foreign = -(-self.total // PMD_PAGES) if self._fragmented else 0
+        foreign = -(-self.total // self._pmd) if self._fragmented else 0
         return self.total - foreign - self.in_use
 
     def alloc(self, n: int) -> tuple[Run, ...]:
@@ -90,7 +97,7 @@ class Frames:
         return tuple(runs)
 
     def alloc_pmd(self, k: int) -> tuple[Run, ...] | None:
-        """Return k aligned 2M blocks, neighbours joined into one run, or None if there are not so many."""
+        """Return k aligned PMD blocks, neighbours joined into one run, or None if there are not so many."""
         if k <= 0:
             raise ValueError(f"cannot allocate {k} blocks")
         if self._fragmented:
@@ -101,13 +108,13 @@ class Frames:
             return None
         runs: list[Run] = []
         for _ in range(k):
-            self._take(runs, self._lowest_block() * PMD_PAGES, PMD_PAGES)
+            self._take(runs, self._lowest_block() * self._pmd, self._pmd)
         return tuple(runs)
 
     def free(self, runs: Iterable[Run]) -> None:
         """Take pages back one by one, as vfree does for huge mappings too; ValueError for a page not handed out."""
         for pfn, n in runs:
-            for block, offset, count in pieces(pfn, n):
+            for block, offset, count in pieces(pfn, n, self._pmd):
                 bits = span(offset, count)
                 held = self._used.get(block, 0)
                 if held & bits != bits:
@@ -117,17 +124,17 @@ class Frames:
                 else:
                     self._used[block] = held ^ bits
                 self.in_use -= count
-                self._hot.extend(range(block * PMD_PAGES + offset, block * PMD_PAGES + offset + count))
-            excess = len(self._hot) - _PCP_HIGH
+                self._hot.extend(range(block * self._pmd + offset, block * self._pmd + offset + count))
+            excess = len(self._hot) - 4 * self._batch
             if excess > 0 and not self._fragmented:
-                self._drain(-(-excess // _PCP_BATCH) * _PCP_BATCH)
+                self._drain(-(-excess // self._batch) * self._batch)
 
     def check(self) -> None:
         """Raise AssertionError unless every frame is in exactly one place and in_use equals a recount."""
         equal("in_use", self.in_use, sum(mask.bit_count() for mask in self._used.values()))
         hot: dict[int, int] = {}
         for pfn in self._hot:
-            block, offset = divmod(pfn, PMD_PAGES)
+            block, offset = divmod(pfn, self._pmd)
             hot[block] = hot.get(block, 0) | 1 << offset
         equal("hot pages", len(self._hot), sum(mask.bit_count() for mask in hot.values()))
         for block in self._used.keys() | hot.keys():
@@ -141,17 +148,17 @@ class Frames:
         if not all(block < self._fresh and block not in self._free for block in self._whole):
             raise AssertionError(f"whole blocks {sorted(self._whole)} are not all free")
         whole = len(set(self._whole)) + self._blocks - self._fresh
-        buddy = sum(mask.bit_count() for mask in self._free.values()) + whole * PMD_PAGES
+        buddy = sum(mask.bit_count() for mask in self._free.values()) + whole * self._pmd
         equal("frames", self.total, buddy + len(self._hot) + self.in_use)
 
     def _take(self, runs: list[Run], pfn: int, count: int) -> None:
         """Mark pages as handed out and join them to the last run if they follow it."""
         used = self._used
         if count == 1:
-            block = pfn // PMD_PAGES
-            used[block] = used.get(block, 0) | 1 << pfn % PMD_PAGES
+            block, offset = divmod(pfn, self._pmd)
+            used[block] = used.get(block, 0) | 1 << offset
         else:
-            for block, offset, n in pieces(pfn, count):
+            for block, offset, n in pieces(pfn, count, self._pmd):
                 used[block] = used.get(block, 0) | span(offset, n)
         self.in_use += count
         if runs and runs[-1].pfn + runs[-1].n == pfn:
@@ -162,12 +169,12 @@ class Frames:
         """Take up to `most` adjacent pages from the lowest broken block, breaking a new one if there is none."""
         if not self._partial:
             self._partial.append(self._lowest_block())
-            self._free[self._partial[0]] = FULL
+            self._free[self._partial[0]] = self._full
         block = self._partial[0]
         offset, count = lowest_run(self._free[block])
         count = min(count, most)
         self._set_free(block, self._free[block] ^ span(offset, count))
-        return block * PMD_PAGES + offset, count
+        return block * self._pmd + offset, count
 
     def _lowest_block(self) -> int:
         if self._whole:
@@ -177,7 +184,7 @@ class Frames:
 
     def _scattered(self) -> int:
         """Return the next never-used page of a fragmented machine: one block after the other, then the next round."""
-        blocks, tail = divmod(self.total, PMD_PAGES)
+        blocks, tail = divmod(self.total, self._pmd)
         every = blocks + (1 if tail else 0)
         in_tail = max(0, tail - 1)  # rounds in which the cut-off last block still has a page
         i = self._fresh
@@ -187,21 +194,21 @@ class Frames:
         else:
             turn, block = divmod(i - every * in_tail, blocks)
             turn += in_tail
-        return block * PMD_PAGES + 1 + turn
+        return block * self._pmd + 1 + turn
 
     def _drain(self, count: int) -> None:
         """Give the oldest `count` hot pages back to the buddy."""
         back: dict[int, int] = {}
         for _ in range(min(count, len(self._hot))):
-            block, offset = divmod(self._hot.popleft(), PMD_PAGES)
+            block, offset = divmod(self._hot.popleft(), self._pmd)
             back[block] = back.get(block, 0) | 1 << offset
         for block, mask in back.items():
             self._set_free(block, self._free.get(block, 0) | mask)
 
     def _set_free(self, block: int, mask: int) -> None:
-        """Record which frames of a broken block the buddy holds; all of them make it a 2M block again."""
+        """Record which frames of a broken block the buddy holds; all of them make it whole again."""
         known = block in self._free
-        if mask and mask != FULL:
+        if mask and mask != self._full:
             if not known:
                 insort(self._partial, block)
             self._free[block] = mask
@@ -209,5 +216,5 @@ class Frames:
         if known:
             del self._free[block]
             del self._partial[bisect_left(self._partial, block)]
-        if mask == FULL:
+        if mask == self._full:
             heappush(self._whole, block)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple, cast
 
-from execbench.sim.memory.pages import PAGE, PMD_PAGES, equal
+from execbench.sim.memory.pages import FOUR_KIB, Geometry, equal
 from execbench.sim.memory.table import CODE, NAMES, NONE, ROX, RWX, Perm, Table
 from execbench.sim.memory.vmap import VmArea
+
+_TEXT = bytes(code in (ROX, RWX) for code in range(256))
+"""Codes of permissions to 1 for those that execute, else 0."""
 
 
 class Change(NamedTuple):
     """What one protection change took.
 
-    ptes: leaf entries rewritten (PTEs, or PMDs that stayed whole); splits: PMDs split into 512 PTEs; looked: entries
+    ptes: leaf entries rewritten (PTEs, or PMDs that stayed whole); splits: PMDs split into PTEs; looked: entries
     the walk visited, rewritten or not.
     """
 
@@ -22,16 +26,19 @@ class Change(NamedTuple):
 
 
 class KernelMap:
-    """Leaves (4K and 2M) and permissions of every mapped vmalloc area.
+    """Leaves (PTE and PMD) and permissions of every mapped vmalloc area.
 
     Follows the primary side of arch/x86/mm/pat/set_memory.c: an entry that already has the permission is looked at and
     left alone; a PMD leaf is rewritten whole if the change covers it and split otherwise; `collapse` is
-    `cpa_collapse_large_pages` without its PUD step. 2M slots are those of the virtual address.
+    `cpa_collapse_large_pages` without its PUD step. PMD slots are those of the virtual address.
     """
 
-    __slots__ = ("_tables", "_text2m", "_text4k", "wx_pages")
+    __slots__ = ("_geometry", "_pmd", "_tables", "_text2m", "_text4k", "wx_pages")
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry = FOUR_KIB) -> None:
+        """Map nothing."""
+        self._geometry = geometry
+        self._pmd = geometry.pmd_pages
         self._tables: dict[VmArea, Table] = {}
         self._text4k = 0
         self._text2m = 0
@@ -40,18 +47,18 @@ class KernelMap:
     def map(self, area: VmArea, perm: Perm, huge: bool = False) -> int:
         """Map all pages of an area with one permission and return the leaf entries written.
 
-        huge: use a PMD where 2M of address and frames are whole, aligned and contiguous (vmap_pages_range_noflush with
+        huge: use a PMD where its address and frames are whole, aligned and contiguous (vmap_pages_range_noflush with
         PMD_SHIFT), PTEs elsewhere. 'none' reserves the area without writing entries. ValueError if the area is mapped
         already or its frames do not cover it.
         """
         if area in self._tables:
             raise ValueError(f"the area at {area.va:#x} is mapped already")
-        table = Table(area, perm)
+        table = Table(area, perm, self._geometry)
         if huge:
             table.huge.update(table.fit)
         self._tables[area] = table
         self._count(table, 1)
-        return 0 if perm == "none" else area.pages - (PMD_PAGES - 1) * len(table.huge)
+        return 0 if perm == "none" else area.pages - (self._pmd - 1) * len(table.huge)
 
     def protect(self, area: VmArea, first_page: int, pages: int, perm: Perm) -> Change:
         """Give `pages` pages from `first_page` on a permission; ValueError if they leave the area."""
@@ -68,12 +75,12 @@ class KernelMap:
                     ptes += self._rewrite(table, at, slot, code)
                     looked += slot - at
                     at = slot
-                stop = min(slot + PMD_PAGES, end)
+                stop = min(slot + self._pmd, end)
                 if table.codes[slot] == code:
                     looked += 1
-                elif at == slot and stop == slot + PMD_PAGES:
+                elif at == slot and stop == slot + self._pmd:
                     self._count_slot(table, slot, -1)
-                    table.codes[slot:stop] = bytes([code]) * PMD_PAGES
+                    table.codes[slot:stop] = bytes([code]) * self._pmd
                     self._count_slot(table, slot, 1)
                     looked += 1
                     ptes += 1
@@ -89,7 +96,7 @@ class KernelMap:
         return Change(ptes, splits, looked)
 
     def collapse(self, area: VmArea, first_page: int = 0, pages: int | None = None) -> int:
-        """Put back a PMD for every 2M slot touched whose 512 PTEs are present, equal and fit; return how many."""
+        """Put back a PMD for every slot touched whose PTEs are present, equal and fit; return how many."""
         table = self._table(area)
         end = area.pages if pages is None else first_page + pages
         done = 0
@@ -99,7 +106,7 @@ class KernelMap:
                 slot in table.fit
                 and slot not in table.huge
                 and code != NONE
-                and table.codes.count(code, slot, slot + PMD_PAGES) == PMD_PAGES
+                and table.codes.count(code, slot, slot + self._pmd) == self._pmd
             ):
                 self._set_huge(table, slot, True)
                 done += 1
@@ -111,7 +118,7 @@ class KernelMap:
         self._count(table, -1)
         del self._tables[area]
         present = len(table.codes) - table.codes.count(NONE)
-        return present - (PMD_PAGES - 1) * sum(table.codes[slot] != NONE for slot in table.huge)
+        return present - (self._pmd - 1) * sum(table.codes[slot] != NONE for slot in table.huge)
 
     def __contains__(self, area: object) -> bool:
         """Say whether the area has page-table entries."""
@@ -124,10 +131,10 @@ class KernelMap:
     def is_huge(self, area: VmArea, page: int) -> bool:
         """Return whether a page is mapped by a PMD leaf now."""
         table = self._table(area)
-        return page - (page - table.offset) % PMD_PAGES in table.huge
+        return page - (page - table.offset) % self._pmd in table.huge
 
     def text_leaves(self) -> tuple[int, int]:
-        """Return how many 4K and 2M leaves map executable memory now."""
+        """Return how many PTE and PMD leaves map executable memory now."""
         return self._text4k, self._text2m
 
     def check(self) -> None:
@@ -135,19 +142,20 @@ class KernelMap:
         small = large = both = 0
         for area, table in self._tables.items():
             equal(f"pages of the area at {area.va:#x}", area.pages, len(table.codes))
+            text = table.codes.translate(_TEXT)
             for slot in table.huge:
-                pfn = area.pfn(slot)
+                frames = tuple(area.frames(slot, self._pmd))
                 if (
-                    (area.va // PAGE + slot) % PMD_PAGES
-                    or pfn % PMD_PAGES
-                    or any(area.pfn(slot + i) != pfn + i for i in range(PMD_PAGES))
-                    or len(set(table.codes[slot : slot + PMD_PAGES])) != 1
+                    (area.va // self._geometry.page + slot) % self._pmd
+                    or frames[0].pfn % self._pmd
+                    or any(run.pfn + run.n != follower.pfn for run, follower in pairwise(frames))
+                    or len(set(table.codes[slot : slot + self._pmd])) != 1
                 ):
                     raise AssertionError(f"page {slot} of the area at {area.va:#x} cannot be a PMD leaf")
-                large += table.codes[slot] in (ROX, RWX)
-            for page, code in enumerate(table.codes):
-                both += code == RWX
-                small += code in (ROX, RWX) and not self.is_huge(area, page)
+                large += text[slot]
+                small -= text[slot] * self._pmd
+            small += sum(text)
+            both += table.codes.count(RWX)
         equal("text leaves", self.text_leaves(), (small, large))
         equal("wx pages", self.wx_pages, both)
 
@@ -172,7 +180,7 @@ class KernelMap:
         """Split a PMD leaf into PTEs or put it back."""
         sign = 1 if huge else -1
         if table.codes[slot] in (ROX, RWX):
-            self._text4k -= sign * PMD_PAGES
+            self._text4k -= sign * self._pmd
             self._text2m += sign
         if huge:
             table.huge.add(slot)
@@ -183,7 +191,7 @@ class KernelMap:
         """Add a PMD leaf to the totals, or take it away."""
         code = table.codes[slot]
         self._text2m += sign * (code in (ROX, RWX))
-        self.wx_pages += sign * PMD_PAGES * (code == RWX)
+        self.wx_pages += sign * self._pmd * (code == RWX)
 
     def _count(self, table: Table, sign: int) -> None:
         """Add an area to the totals, or take it away."""
@@ -191,4 +199,4 @@ class KernelMap:
         large = sum(table.codes[slot] in (ROX, RWX) for slot in table.huge)
         self.wx_pages += sign * wx
         self._text2m += sign * large
-        self._text4k += sign * (wx + table.codes.count(ROX) - large * PMD_PAGES)
+        self._text4k += sign * (wx + table.codes.count(ROX) - large * self._pmd)

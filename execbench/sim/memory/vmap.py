@@ -9,15 +9,15 @@ from typing import Literal, NamedTuple
 
 from execbench.sim.memory.frames import Run
 from execbench.sim.memory.holes import Holes
-from execbench.sim.memory.pages import PAGE, equal
+from execbench.sim.memory.pages import FOUR_KIB, PAGE, Geometry, equal
 
-_ANYWHERE = 1 << 33
-"""Pages of the whole vmalloc range of x86_64 with four-level tables (32 TiB)."""
+_ANYWHERE = 1 << 45
+"""Bytes of the whole vmalloc range of x86_64 with four-level tables (32 TiB)."""
 
 
 @dataclass(slots=True, eq=False)
 class VmArea:
-    """One vmap area: `pages` mapped from byte address `va` on, followed by `guard` unmapped pages.
+    """One vmap area: `pages` of `page` bytes mapped from byte address `va` on, followed by `guard` unmapped pages.
 
     runs: the frames behind it in mapping order (the caller sets them). reset_perms: VM_FLUSH_RESET_PERMS. huge: asked
     for with VM_ALLOW_HUGE_VMAP. Compared and hashed by identity.
@@ -31,11 +31,21 @@ class VmArea:
     reset_perms: bool = False
     huge: bool = False
     state: Literal["busy", "lazy", "free"] = "busy"
+    page: int = PAGE
 
     @property
     def end(self) -> int:
         """First byte address after the guard pages."""
-        return self.va + (self.pages + self.guard) * PAGE
+        return self.va + (self.pages + self.guard) * self.page
+
+    @property
+    def size(self) -> int:
+        """Bytes mapped, without the guard pages."""
+        return self.pages * self.page
+
+    def at(self, page: int) -> int:
+        """Return the byte address of the page-th page."""
+        return self.va + page * self.page
 
     def pfn(self, page: int) -> int:
         """Return the frame behind the page-th page; IndexError if none is."""
@@ -82,10 +92,13 @@ class VmapSpace:
     they serve requests for the whole vmalloc range only. Lazy pages count guards, as `vmap_lazy_nr` does.
     """
 
-    __slots__ = ("_busy", "_flushing", "_holes", "_lazy", "_span", "_taken", "_unplaced", "_windows", "lazy_pages")
+    __slots__ = (
+        "_busy", "_flushing", "_holes", "_lazy", "_page", "_span", "_taken", "_unplaced", "_windows", "lazy_pages",
+    )  # fmt: skip
 
-    def __init__(self, windows: Mapping[str, tuple[int, int]]) -> None:
-        """Start with every window free; windows: name -> (first byte address, 4K pages)."""
+    def __init__(self, windows: Mapping[str, tuple[int, int]], geometry: Geometry = FOUR_KIB) -> None:
+        """Start with every window free; windows: name -> (first byte address, pages)."""
+        self._page = geometry.page
         self._windows: dict[str, tuple[int, int]] = {}
         self._holes = Holes()
         self._busy: set[VmArea] = set()
@@ -95,9 +108,9 @@ class VmapSpace:
         self._flushing: set[VmArea] = set()
         self.lazy_pages = 0
         for name, (va, pages) in windows.items():
-            if va % PAGE or va < 0 or pages <= 0:
+            if va % self._page or va < 0 or pages <= 0:
                 raise ValueError(f"window {name!r}: {va:#x} with {pages} pages")
-            self._windows[name] = va // PAGE, va // PAGE + pages
+            self._windows[name] = va // self._page, va // self._page + pages
         end = 0
         for low, high in sorted(self._windows.values()):
             if high > end:
@@ -130,7 +143,7 @@ class VmapSpace:
         if fit is None:
             return None
         self._holes.take(fit.start, fit.start + size)
-        area = VmArea(fit.start * PAGE, pages, guard, window)
+        area = VmArea(fit.start * self._page, pages, guard, window, page=self._page)
         self._busy.add(area)
         return area
 
@@ -159,11 +172,11 @@ class VmapSpace:
         if areas == 1:
             spanned = pages
         elif self._unplaced:
-            spanned = _ANYWHERE
+            spanned = _ANYWHERE // self._page
         else:
             spanned = (
                 max((area.end for area in self._lazy), default=0) - min((area.va for area in self._lazy), default=0)
-            ) // PAGE
+            ) // self._page
         first = 0 if self._unplaced else min((area.va for area in self._lazy), default=0)
         taken = Lazy(areas, pages, spanned, tuple(self._lazy), first)
         self._flushing.update(self._lazy)
@@ -178,7 +191,7 @@ class VmapSpace:
         self.lazy_pages -= taken.pages
         for area in taken.placed:
             self._flushing.remove(area)
-            self._holes.give(area.va // PAGE, area.end // PAGE)
+            self._holes.give(area.va // self._page, area.end // self._page)
             area.state = "free"
 
     def purge(self) -> Lazy:
@@ -201,12 +214,12 @@ class VmapSpace:
         placed = sum(area.pages + area.guard for area in self._lazy)
         equal("lazy pages", self.lazy_pages, placed + sum(self._unplaced) + self._taken)
         areas = [*self._busy, *self._lazy, *self._flushing]
-        parts = sorted([*self._holes, *((a.va // PAGE, a.end // PAGE) for a in areas)])
+        parts = sorted([*self._holes, *((a.va // self._page, a.end // self._page) for a in areas)])
         for (_, end), (start, _) in pairwise(parts):
             if end > start:
                 raise AssertionError(f"[..., {end:#x}) and [{start:#x}, ...) overlap (page numbers)")
         equal("pages of all windows", self._span, sum(end - start for start, end in parts))
         for area in areas:
             low, high = self._windows[area.window]
-            if not low * PAGE <= area.va < area.end <= high * PAGE:
+            if not low * self._page <= area.va < area.end <= high * self._page:
                 raise AssertionError(f"the area at {area.va:#x} is outside window {area.window!r}")

@@ -1,0 +1,1 @@
+"""arm64: broadcast TLB and cache maintenance, change_memory_common, patching through the fixmap, kicks."""

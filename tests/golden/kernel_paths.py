@@ -1,0 +1,169 @@
+"""What the kernel itself does for its clients: patches of live text, grace periods, protections of single pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from execbench.conformance import Bench, Place
+from execbench.contract import Proc, Region, Support, TextKind
+from execbench.kernel import publish, sync
+from execbench.kernel.arm64 import patching
+from execbench.kernel.facade import Kernel
+from execbench.kernel.releases import RELEASES
+from execbench.kernel.riscv64 import patch
+from execbench.record.steps.sink import Step, StepSink
+from execbench.sim.memory import PMD_PAGES, VmArea
+
+KERNEL = "kernel"
+"""The name that stands where others have a backend's."""
+SITES = 300
+"""More than one batch of the int3 protocol."""
+PATCH = 100
+"""Bytes written over live text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nobody:
+    """Takes a backend's place on a machine whose kernel acts for itself."""
+
+    support: ClassVar[Support] = Support(architectures=("x86_64", "arm64", "riscv64"))
+
+    def start(self, k: Any) -> None:
+        """Nothing to set up."""
+
+
+class Live(NamedTuple):
+    """Text that is mapped and executable: an area of one pack, in 4 KiB pages."""
+
+    k: Kernel
+    area: VmArea
+
+    @property
+    def region(self) -> Region:
+        return Region(1, self.area.va, PATCH, self.area.size, TextKind.BPF, self.area)
+
+
+Operation = Callable[[Live], Proc[Any]]
+
+
+class Run(NamedTuple):
+    """What one operation did on one release, and whether that release does it: shipped or proposed."""
+
+    verb: str
+    release: str
+    standing: str
+    steps: list[Step]
+
+
+def kernel_runs(arch: str, features: Mapping[str, Any]) -> Iterator[Run]:
+    """Every operation on every release that has it, in an order in which each finds what the one before left."""
+    for release in RELEASES:
+        yield from _runs(arch, release, features, operations(arch, release))
+        for policy in sync.POLICIES:
+            if not sync.refusal(policy, arch):
+                yield from _runs(arch, release, features, policy_operations(policy), policy)
+
+
+def _runs(
+    arch: str, release: str, features: Mapping[str, Any], todo: Mapping[str, Operation], policy: str = ""
+) -> list[Run]:
+    bench = Bench(Nobody(), Place(arch, release, TextKind.BPF), features=features)
+    sync.require(bench.shared, policy or "none")
+    sink = StepSink()
+    bench.machine.probe.attach(sink)
+    done: list[Run] = []
+
+    def body(k: Kernel) -> Proc[None]:
+        area = yield from k.vmalloc_node_range(PMD_PAGES, TextKind.BPF)
+        k.store_text(area.va, area.size, "trap")
+        yield from k.set_memory_rox(area)
+        yield from k.settle()
+        sink.take(k.task.name)
+        for verb, operation in todo.items():
+            yield from operation(Live(k, area))
+            yield from k.settle()
+            done.append(Run(verb, release, "proposed" if policy else "shipped", sink.take(k.task.name)))
+
+    bench.task(0, body)
+    findings = bench.run()
+    assert not findings, findings
+    return done
+
+
+def operations(arch: str, release: str) -> dict[str, Operation]:
+    """What this release does on this architecture, by name."""
+    return {
+        "patch_text(1)": lambda live: live.k.patch_text(1),
+        f"patch_text({SITES})": lambda live: live.k.patch_text(SITES),
+        "stop_machine": lambda live: live.k.stop_machine(*sync.SERIALIZE[arch]),
+        "set_memory_nx(1)": lambda live: live.k.set_memory_nx(live.area, 0, 1),
+        "set_memory_rw(1)": lambda live: live.k.set_memory_rw(live.area, 0, 1),
+        "set_memory_ro(1)": lambda live: live.k.set_memory_ro(live.area, 0, 1),
+        "set_memory_x(1)": lambda live: live.k.set_memory_x(live.area, 0, 1),
+        "flush_icache_range": lambda live: live.k.flush_icache_range(live.area.va, PATCH),
+        "synchronize_rcu": lambda live: live.k.synchronize_rcu(),
+        "synchronize_rcu_expedited": lambda live: live.k.synchronize_rcu_expedited(),
+        "synchronize_rcu_tasks": lambda live: live.k.synchronize_rcu_tasks(),
+        "synchronize_rcu_tasks_rude": lambda live: live.k.synchronize_rcu_tasks_rude(),
+        "synchronize_rcu_tasks_trace": lambda live: live.k.synchronize_rcu_tasks_trace(),
+        "call_rcu": lambda live: live.k.call_rcu(_nothing),
+        "call_rcu_tasks": lambda live: live.k.call_rcu_tasks(_nothing),
+        "call_rcu_tasks_trace": lambda live: live.k.call_rcu_tasks_trace(_nothing),
+        **{f"publish({via})": _publication(via) for via in publish.PATHS},
+        **(_packs() if arch in RELEASES[release].pack_architectures else {}),
+        **(_arm64() if arch == "arm64" else _riscv64(release) if arch == "riscv64" else {}),
+    }
+
+
+def _publication(via: str) -> Operation:
+    return lambda live: publish.publish(live.k, live.region, via)
+
+
+def _packs() -> dict[str, Operation]:
+    return {
+        "bpf_arch_text_copy": lambda live: live.k.bpf_arch_text_copy(live.area.va, PATCH),
+        "bpf_arch_text_invalidate": lambda live: live.k.bpf_arch_text_invalidate(live.area.va, PATCH),
+    }
+
+
+def _arm64() -> dict[str, Operation]:
+    return {
+        "bpf_arch_text_poke": lambda live: patching.bpf_arch_text_poke(live.k, live.area, 0, plt=False),
+        "bpf_arch_text_poke, PLT": lambda live: patching.bpf_arch_text_poke(live.k, live.area, 0, plt=True),
+        "aarch64_insn_patch_text, kprobe": lambda live: patching.aarch64_insn_patch_text(live.k),
+    }
+
+
+def _riscv64(release: str) -> dict[str, Operation]:
+    def kprobe(live: Live) -> Proc[None]:
+        with (yield from live.k.lock("text_mutex")):
+            yield from patch.patch_text(live.k)
+
+    if release == "6.1":  # whose JIT has no trampolines
+        return {"patch_text, kprobe": kprobe}
+    return {"patch_text, kprobe": kprobe, "bpf_arch_text_poke": lambda live: patch.bpf_arch_text_poke(live.k)}
+
+
+def policy_operations(policy: str) -> dict[str, Operation]:
+    """What a synchronization policy does behind the last write, around a write of live text, and when text is entered."""
+
+    def update(live: Live) -> Proc[None]:
+        return sync.update_text(live.k, policy, [(live.area.va, PATCH)])
+
+    def behind(live: Live) -> Proc[None]:
+        return sync.synchronize(live.k, policy)
+
+    def enter(live: Live) -> Proc[None]:
+        return live.k.enter_text(live.region)
+
+    named = {} if policy in sync.GUARDED else {"synchronize": behind}
+    if policy != "merged-flush":  # which rides on a flush that live text has not
+        named["update_text"] = update
+    named["enter_text"] = enter
+    return {f"{verb}({policy})": operation for verb, operation in named.items()}
+
+
+def _nothing() -> None:
+    """A callback that has nothing to do."""
