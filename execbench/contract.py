@@ -38,7 +38,8 @@ class Support:
     """What a backend can express, and whether releases ship it."""
 
     architectures: tuple[str, ...] = ("x86_64",)
-    kinds: tuple[TextKind, ...] = tuple(TextKind)
+    kinds: tuple[TextKind, ...] = tuple(kind for kind in TextKind if kind is not TextKind.USER)
+    """Kinds of text served; user space is another world than kernel text, so only who says so serves it."""
     sub_page: bool = False
     """Several regions may share one page."""
     writable_in_place: bool = False

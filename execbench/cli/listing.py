@@ -39,7 +39,7 @@ def backends(matrix: Matrix = False, as_json: options.Json = False) -> None:
             refused = support.refusal(arch)
             standing = {release: "n/a" if refused else support.status(release, arch) for release in RELEASES}
             rows.append({"backend": name, "architecture": arch, **standing,
-                         "kinds": "all" if support.kinds == tuple(TextKind) else ", ".join(support.kinds),
+                         "kinds": "kernel" if {*TextKind} - {*support.kinds} == {TextKind.USER} else ", ".join(support.kinds),
                          "reason": refused})  # fmt: skip
     _print(rows, as_json)
 

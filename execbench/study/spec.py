@@ -121,11 +121,15 @@ class TopologyTable(_Table):
 
 
 class X86Features(_Table):
-    """`[features]` of an x86_64 machine; `ipi` is how an interrupt to all other CPUs is raised."""
+    """`[features]` of an x86_64 machine; `ipi` is how an interrupt to all other CPUs is raised.
+
+    invlpgb_count_max: pages of one INVLPGB (CPUID 8000_0008h EDX[15:0] plus 1; 1 until the kernel has asked).
+    """
 
     apic: Literal["x2apic", "xapic"]
     ipi: Literal["shorthand", "mask", "hypercall"] = "shorthand"
     invlpgb: bool = False
+    invlpgb_count_max: Annotated[int, Field(ge=1, le=65_536)] = 1
     serialize: bool = False
     fred: bool = False
     its: bool = False

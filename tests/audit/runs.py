@@ -26,14 +26,23 @@ def _resolved(arm: str, machine: str, kernel: str, settings: str) -> str:
     return json.dumps(cell.spec)
 
 
-def spec_of(arm: str, arch: str, *, machine: str | None = None, kernel: str = "6.18", **settings: Any) -> dict[str, Any]:
+def spec_of(
+    arm: str, arch: str, *, machine: str | None = None, kernel: str = "6.18", **settings: Any
+) -> dict[str, Any]:
     """A resolved spec: `settings` are dotted keys with double underscores for the dots."""
     dotted = {key.replace("__", "."): value for key, value in settings.items()}
     return json.loads(_resolved(arm, machine or MACHINE[arch], kernel, json.dumps(dotted, sort_keys=True)))
 
 
 def audited(
-    arm: str, arch: str, via: str = "pointer", *, replication: int = 0, backend: Any = None, client: Any = None, **how: Any
+    arm: str,
+    arch: str,
+    via: str = "pointer",
+    *,
+    replication: int = 0,
+    backend: Any = None,
+    client: Any = None,
+    **how: Any,
 ) -> Findings:
     """What one replication permits; `backend(made)` and `client(made)` may replace what runs by something else."""
 

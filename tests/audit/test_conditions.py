@@ -50,6 +50,8 @@ def poked(arch: str, *skip: str, content: str = "trap", through: str = "mm", **p
     region = story.region(area)
     story.map("a", area, "rw-nx")
     story.store("a", area.va, PAGE, content)
+    if "fill" not in skip:
+        synchronize(story, area.va, PAGE, "a")
     story.map("a", area, "ro-nx")
     story.flush("a")
     story.map("a", area, "ro-x")
@@ -122,6 +124,13 @@ def test_poked_and_synchronized(arch):
 def test_poked_without_synchronization(arch, content):
     assert poked(arch, "sync", content=content).conditions(1) == {f"stale-{content}"}
     assert poked(arch, "sync", content=content).conditions(2) == {f"torn-{content}"}
+
+
+def test_a_fill_that_no_cache_let_go_for_is_no_trap():
+    assert poked("x86_64", "sync", "fill").conditions(1) == {"stale-trap"}
+    assert poked("arm64", "sync", "fill").conditions(1) == {"stale-code"}
+    assert poked("riscv64", "sync", "fill", retries=True).conditions(1) == {"icache"}
+    assert poked("riscv64", "sync", retries=True).conditions(1) == {"retried"}
 
 
 def test_poked_without_fence():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from execbench.backends.bpf_prog_pack import BpfProgPack
 from execbench.conformance import Bench, Place
 from execbench.contract import Proc, Region, Support, TextKind
 from execbench.kernel import publish, sync
@@ -112,7 +113,7 @@ def operations(arch: str, release: str) -> dict[str, Operation]:
         "call_rcu_tasks": lambda live: live.k.call_rcu_tasks(_nothing),
         "call_rcu_tasks_trace": lambda live: live.k.call_rcu_tasks_trace(_nothing),
         **{f"publish({via})": _publication(via) for via in publish.PATHS},
-        **(_packs() if arch in RELEASES[release].pack_architectures else {}),
+        **(_packs() if BpfProgPack.support.status(release, arch) == "shipped" else {}),
         **(_arm64() if arch == "arm64" else _riscv64(release) if arch == "riscv64" else {}),
     }
 
@@ -147,7 +148,7 @@ def _riscv64(release: str) -> dict[str, Operation]:
 
 
 def policy_operations(policy: str) -> dict[str, Operation]:
-    """What a synchronization policy does behind the last write, around a write of live text, and when text is entered."""
+    """What a synchronization policy does behind the last write, around one of live text, and when text is entered."""
 
     def update(live: Live) -> Proc[None]:
         return sync.update_text(live.k, policy, [(live.area.va, PATCH)])

@@ -23,7 +23,9 @@ PATCHES = 3
 """Relocations and alternatives in it."""
 VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "x86_64": {"ipi": {}, "invlpgb": {"invlpgb": True}, "ibpb,cBPF": {"ibpb_on_cbpf": True}},
-    "arm64": {"base": {}, "idc,dic": {"idc": True, "dic": True}, "bbml": {"bbml": True}, "no rodata_full": {"rodata_full": False}},
+    "arm64": {
+        "base": {}, "idc,dic": {"idc": True, "dic": True}, "bbml": {"bbml": True}, "rodata=on": {"rodata_full": False},
+    },
     "riscv64": {"ipi": {}, "sbi": {"rfence": "sbi"}},
 }  # fmt: skip
 """Machines: an architecture, and how its features differ from the toy machine's."""
@@ -78,7 +80,8 @@ def _kernel() -> Iterator[tuple[Combination, Path]]:
         for variant, features in variants.items():
             for run in kernel_runs(arch, features):
                 if run.steps:
-                    yield Combination(KERNEL, run.verb, arch, variant, "", "", run.release, run.standing), path_of(run.steps)
+                    who = Combination(KERNEL, run.verb, arch, variant, "", "", run.release, run.standing)
+                    yield who, path_of(run.steps)
 
 
 def lifecycle(backend: Any, place: Place, features: Mapping[str, Any]) -> list[Taken]:
@@ -132,15 +135,16 @@ def heads(users: Iterable[Combination]) -> list[str]:
             values = joined.setdefault((*cell[:column], *cell[column + 1 :]), [])
             values += [value for value in cell[column] if value not in values]
         cells = [(*rest[:column], tuple(values), *rest[column:]) for rest, values in joined.items()]
-    return [_head(*cell) for cell in cells]
+    return [_head(cell) for cell in cells]
 
 
-def _head(backend: Any, verb: Any, arch: Any, variants: Any, turns: Any, kinds: Any, releases: Any, standing: Any) -> str:
+def _head(cell: tuple[tuple[str, ...], ...]) -> str:
     """One line of a head; an architecture alone stands for all its variants."""
-    machine = arch[0] if len(variants) == len(VARIANTS[arch[0]]) else f"{arch[0]}+{'|'.join(variants)}"
-    what = ", ".join(filter(None, (verb[0], *turns)))
-    note = {"shipped": "", "retired": "(sequence: retired)", "proposed": "(sequence: DESIGN)"}[standing[0]]
-    row = f"# {backend[0]:<20} {what:<36} {machine:<24} {' '.join(releases):<18} {', '.join(kinds):<28} {note}"
+    (backend,), (verb,), (arch,), variants, turns, kinds, releases, (standing,) = cell
+    machine = arch if len(variants) == len(VARIANTS[arch]) else f"{arch}+{'|'.join(variants)}"
+    what = ", ".join(filter(None, (verb, *turns)))
+    note = {"shipped": "", "retired": "(sequence: retired)", "proposed": "(sequence: DESIGN)"}[standing]
+    row = f"# {backend:<20} {what:<36} {machine:<24} {' '.join(releases):<18} {', '.join(kinds):<28} {note}"
     return row.rstrip()
 
 
@@ -176,4 +180,3 @@ def document(path: Path, users: list[Combination]) -> str:
 def digest(path: Path) -> str:
     """Return what names a path: its steps and effects, without the evidence."""
     return hashlib.blake2b(repr(path).encode()).hexdigest()[:6]
-

@@ -17,7 +17,7 @@ def test_shipped_backends_and_clients_are_found_by_either_spelling() -> None:
     assert class_for("backends", "module-alloc", "-b") is ModuleAlloc
     assert class_for("clients", "bpf", "client") is Bpf
     assert {"module_alloc", "bpf_prog_pack"} <= set(names("backends"))
-    assert names("clients") == ["bpf"]
+    assert names("clients") == ["bpf", "jit"]
 
 
 def test_names_are_kebab_but_for_the_kernels_own() -> None:

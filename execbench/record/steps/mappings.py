@@ -30,7 +30,7 @@ class Mappings:
     _direct: dict[int, str] = field(default_factory=dict)
 
     def map(self, area: VmArea, first: int, pages: int, perm: str) -> Change:
-        """Note that pages of `area` have a protection now; an area heard of for the first time as absent is reserved."""
+        """Note that pages of `area` have a protection now; an area that was unknown and is absent is reserved."""
         if perm == "none" and area.va not in self._areas:
             self._areas[area.va] = ["none"] * area.pages
             return Change((("reserve", pages),), "")

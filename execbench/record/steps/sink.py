@@ -89,6 +89,8 @@ class StepSink:
     def _map(self, task: Task, area: VmArea, first: int, pages: int, perm: str) -> None:
         change = self.mappings.map(area, first, pages, perm)
         for name, n in change.entries:
+            if name == "reserve" and area.window == "user":
+                continue  # mmap takes no frames, or says so itself
             self._note(task, "line", f"fact:{_space(area)}{name}", n, change.text)
 
     def _store(self, task: Task, va: int, size: int, content: str, through: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from execbench.record.steps.fold import Item, Row, folded
 from execbench.record.steps.sink import GONE, Step

@@ -1,4 +1,4 @@
-"""The words for each primitive, lock and fact: what kernel developers call it, and what its place on a path rests on."""
+"""The words for each primitive, lock and fact: what kernel developers call it, and what its place there rests on."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Evidence(NamedTuple):
     file: str = ""
     name: str = ""
 
-    def text(self, releases: Iterable[str], same_file: bool = False) -> str:
+    def text(self, releases: Iterable[str]) -> str:
         """Return it as it is written, for these of its releases."""
         named = ",".join(releases)
         match self.kind:
             case "source":
-                return f"{self.name}@{named}" if same_file else f"{self.file}:{self.name}@{named}"
+                return f"{self.file}:{self.name}@{named}"
             case "trace":
                 return f"trace@{named}"
             case "commit":
@@ -62,21 +62,23 @@ class Words:
 
     def source(self, architectures: Sequence[str], releases: Iterable[str]) -> str:
         """Return the evidence as text, of what bears on `releases`; by architecture where several differ."""
-        texts = {arch: _text(self.on(arch), releases) for arch in architectures}
-        if len({*texts.values()}) == 1:
-            return texts[architectures[0]]
-        return " | ".join(f"{arch}: {text}" for arch, text in texts.items())
+        parts: dict[str, list[str]] = {}
+        for arch in architectures:
+            for text in _texts(self.on(arch), releases):
+                parts.setdefault(text, []).append(arch)
+        everywhere = len(architectures)
+        return "; ".join(
+            text if len(where) == everywhere else f"{text} ({', '.join(where)})" for text, where in parts.items()
+        )
 
 
-def _text(evidence: Sequence[Evidence], releases: Iterable[str]) -> str:
-    parts, file = [], ""
+def _texts(evidence: Sequence[Evidence], releases: Iterable[str]) -> list[str]:
     wanted = wanted_releases(evidence, releases)
-    for one in evidence:
-        named = tuple(release for release in one.releases if release in wanted)
-        if named or not one.releases or one.kind == "commit":
-            parts.append(one.text(named or one.releases, one.file == file))
-            file = one.file or file
-    return "; ".join(parts) or "; ".join(one.text(one.releases) for one in evidence)
+    bearing = [(one, tuple(release for release in one.releases if release in wanted)) for one in evidence]
+    bearing = [(one, named) for one, named in bearing if named or not one.releases or one.kind == "commit"]
+    if not bearing:
+        bearing = [(one, one.releases) for one in evidence]
+    return [one.text(named or one.releases) for one, named in bearing]
 
 
 def wanted_releases(evidence: Iterable[Evidence], releases: Iterable[str]) -> set[str]:
