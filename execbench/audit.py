@@ -183,12 +183,19 @@ def _row(spec: dict[str, Any], arm: str, status: str, plugins: Mapping[str, str]
     between = time.perf_counter()
     findings, record = replay(spec, replication, via, plugins)
     end = time.perf_counter()
-    return Row(
-        arm, machine["name"], machine["arch"], via, status, verdicts(findings),
-        tuple(exposed(findings, kind) for kind, one in findings.exposures.items() if one.status != "never"),
-        findings.future, findings.published, "", "" if record.outcome == "ok" else f"{record.outcome}: {record.detail}",
-        findings.facts, end - between, between - begin, plain.tables == record.tables,
-    )  # fmt: skip
+    row = Row(arm, machine["name"], machine["arch"], via, status, verdicts(findings), published=findings.published)
+    if findings.paths - {via}:
+        return replace(row, judged={}, refused=f"its client publishes by {', '.join(sorted(findings.paths))} only")
+    return replace(
+        row,
+        exposure=tuple(exposed(findings, kind) for kind, one in findings.exposures.items() if one.status != "never"),
+        future=findings.future,
+        outcome="" if record.outcome == "ok" else f"{record.outcome}: {record.detail}",
+        facts=findings.facts,
+        with_s=end - between,
+        without_s=between - begin,
+        same=plain.tables == record.tables,
+    )
 
 
 def _worse(one: Row, other: Row) -> Row:

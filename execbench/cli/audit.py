@@ -63,24 +63,31 @@ def _text(found: Audit) -> Iterator[str]:
     for machine in dict.fromkeys(row.machine for row in found.rows):
         rows = [row for row in found.rows if row.machine == machine]
         yield f"{rows[0].arch}, {machine}"
-        yield from _table(head, [_cells(row) for row in rows if not row.refused])
-        for arm, refused in dict.fromkeys((row.arm, row.refused) for row in rows if row.refused):
-            yield f"  {arm}: n/a ({refused})"
+        yield from _table(head, _merged([row for row in rows if not row.refused]))
+        for arm in dict.fromkeys(row.arm for row in rows):
+            yield from _not_applicable([row for row in rows if row.arm == arm])
         yield ""
-    yield "From best to worst: " + "; ".join(
-        f"{short} = {verdict}" for short, verdict in zip(SHORT, Verdict, strict=True)
-    )
-    yield "W^X: the worst alias; all of them, and where text lay before it was sealed, are below. -: nothing of the kind happened."
+    ladder = "; ".join(f"{short} = {verdict}" for short, verdict in zip(SHORT, Verdict, strict=True))
+    yield from _folded(f"From best to worst: {ladder}. -: nothing of the kind happened.")
+    yield from _folded("6 names the worst alias through which text that was executable could be written.")
     yield ""
     yield from _exposures(found)
     yield from _clauses(found)
-    yield from _machines(found)
+    yield from _assumed(found)
     yield _cost(found)
 
 
-def _cells(row: Row) -> list[str]:
-    judged = [_cell(row, hazard) for hazard in range(1, 7)]
-    return [row.arm, row.via, *judged]
+def _merged(rows: list[Row]) -> list[list[str]]:
+    """Return the cells of the table's lines; paths with the same verdicts share one."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        judged = tuple(_cell(row, hazard) for hazard in range(1, 7))
+        lines.setdefault((row.arm, *judged), []).append(row.via)
+    count = {arm: sum(row.arm == arm for row in rows) for arm in {row.arm for row in rows}}
+    return [
+        [arm, "any path" if len(vias) == count[arm] > 1 else ", ".join(vias), *judged]
+        for (arm, *judged), vias in lines.items()
+    ]
 
 
 def _cell(row: Row, hazard: int) -> str:
@@ -95,12 +102,22 @@ def _cell(row: Row, hazard: int) -> str:
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
     """Yield columns as wide as they need to be; a name that repeats is written once."""
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    yield "  " + "  ".join(name.ljust(width) for name, width in zip(head, widths, strict=True)).rstrip()
     before = ""
-    for row in rows:
+    for row in [head, *rows] if rows else []:
         shown = ["" if row[0] == before else row[0], *row[1:]]
         before = row[0]
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(shown, widths, strict=True)).rstrip()
+
+
+def _not_applicable(rows: list[Row]) -> Iterator[str]:
+    """Yield why an arm has no line, or none for a path."""
+    reasons = dict.fromkeys(row.refused for row in rows if row.refused)
+    for reason in reasons:
+        vias = ", ".join(row.via for row in rows if row.refused == reason)
+        which = "" if all(row.refused for row in rows) else f" by {vias}"
+        yield from _folded(f"  {rows[0].arm}{which}: n/a ({reason})")
+    for outcome in dict.fromkeys(row.outcome for row in rows if row.outcome):
+        yield from _folded(f"  {rows[0].arm}: ended early ({outcome})")
 
 
 def _exposures(found: Audit) -> Iterator[str]:
@@ -120,20 +137,27 @@ def _one_path(found: Audit) -> list[Row]:
 def _clauses(found: Audit) -> Iterator[str]:
     """Yield for every verdict below excluded what it rests on, who has it, what is missing, and the shortest trace."""
     for (hazard, arch, _), met in sorted(_open(found).items()):
-        judgement, row = met[0]
-        rule = judgement.rule
+        rule = met[0][0].rule
         yield f"Hazard {hazard} on {arch}: {rule.verdict}" + (" (no manual says)" if rule.silent else "")
         yield from _folded(f"  {rule.clause}")
         yield from _folded(f"  Rests on: {'; '.join(rule.manual)}.")
         if rule.missing:
             yield from _folded(f"  Missing: {rule.missing}.")
-        who = dict.fromkeys(f"{row.arm} ({row.via})" for _, row in met)
-        yield from _folded(f"  Met by: {'; '.join(who)}.")
+        yield from _folded(f"  Met by: {'; '.join(_who(met))}.")
         shortest, owner = min(met, key=lambda one: len(one[0].trace) or WIDTH)
         if shortest.trace:
-            yield f"  Shortest trace ({owner.arm} on {owner.machine}{', ' + shortest.detail if shortest.detail else ''}):"
+            detail = f", {shortest.detail}" if shortest.detail else ""
+            yield from _folded(f"  Shortest trace ({owner.arm} on {owner.machine}{detail}):")
             yield from (f"    {line}" for line in shortest.trace)
         yield ""
+
+
+def _who(met: list[tuple[Judgement, Row]]) -> list[str]:
+    """Return the arms that met a condition, with the paths by which they did."""
+    paths: dict[str, dict[str, None]] = {}
+    for _, row in met:
+        paths.setdefault(row.arm, {})[row.via] = None
+    return [f"{arm} ({', '.join(vias)})" for arm, vias in paths.items()]
 
 
 def _open(found: Audit) -> dict[tuple[int, str, str], list[tuple[Judgement, Row]]]:
@@ -145,12 +169,15 @@ def _open(found: Audit) -> dict[tuple[int, str, str], list[tuple[Judgement, Row]
     return met
 
 
-def _machines(found: Audit) -> Iterator[str]:
-    """Yield what was assumed of each machine's CPUs."""
+def _assumed(found: Audit) -> Iterator[str]:
+    """Yield what was assumed of the machines' CPUs, once for those alike."""
     yield "What the verdicts assume of the CPUs"
+    said: dict[str, list[str]] = {}
     for machine, because in found.machines.items():
         for text in because.values():
-            yield from _folded(f"  {machine}: {text}")
+            said.setdefault(text, []).append(machine)
+    for text, machines in said.items():
+        yield from _folded(f"  {', '.join(machines)}: {text}")
     yield ""
 
 

@@ -14,7 +14,7 @@ class Column:
 
     `scale` picks its units. `source` is a quantile as "p50", "largest", or the beginning of metrics' names; `per` says
     how replications combine: "replication" (mean of one value each), "operation" (weighted by operations), "latency"
-    (sum over the sum of latencies) or "machine" (sum over all groups of CPUs per operation).
+    (sum over the sum of latencies), "machine" (sum over all groups of CPUs per operation) or "maximum".
     """
 
     name: str
@@ -43,6 +43,10 @@ COLUMNS: tuple[Column, ...] = (
            "interrupts of all CPUs, those of its deferred work included, per operation"),
     Column("stolen", "stolen", "time", "stolen_ns_", "machine",
            "time that costs those CPUs, all together, per operation"),
+    Column("isolated_hourly", "isolated/h", "count", "isolated_interruptions_per_hour", "replication",
+           "interruptions of one isolated CPU in an hour like this one, by this workload"),
+    Column("isolated_longest", "longest", "time", "isolated_longest_ns", "maximum",
+           "longest single interruption of an isolated CPU, its wake-up included"),
     Column("asked", "asked", "size", "asked_bytes", "replication", "bytes of text asked for (memory: means over time)"),
     Column("reserved", "reserved", "size", "reserved_bytes", "replication", "bytes of memory behind it"),
     Column("waste", "wasted", "size", "waste_bytes", "replication",
@@ -50,4 +54,6 @@ COLUMNS: tuple[Column, ...] = (
     Column("leaves_4k", "4K leaves", "count", "text_leaves_4k", "replication", "4 KiB leaves that map text"),
     Column("leaves_2m", "2M leaves", "count", "text_leaves_2m", "replication", "2 MiB leaves that map text"),
 )  # fmt: skip
+WHERE_RECORDED = ("isolated_hourly", "isolated_longest")
+"""Figures that only some machines have: tables leave them out elsewhere."""
 BY_NAME = {column.name: column for column in COLUMNS}

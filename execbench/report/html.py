@@ -16,7 +16,7 @@ from execbench.report.checks import FEW_CYCLES
 from execbench.report.columns import BY_NAME
 from execbench.report.comparison import Frames, estimate_of, records
 from execbench.report.numbers import bounds, number
-from execbench.report.text import few_cycles, figure, heading, inside_api, units_of, unsteady
+from execbench.report.text import few_cycles, figure, heading, inside_api, shown, units_of, unsteady
 from execbench.units import show_time
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 GROUPS = {
     "what callers see": ("throughput", "p50", "p90", "p99", "largest", "api_share"),
     "per operation": ("rounds", "flushes", "interruptions", "stolen"),
+    "isolated CPUs": ("isolated_hourly", "isolated_longest"),
     "memory for text": ("asked", "reserved", "waste", "leaves_4k", "leaves_2m"),
 }
 ARRIVING_GROUPS = {
@@ -110,6 +111,7 @@ def _blocks(frame: pd.DataFrame, swept: bool) -> Iterator[dict[str, Any]]:
         groups = ARRIVING_GROUPS if rows["since"].iloc[0] == "arrival" else GROUPS
         if rows["mode"].iloc[0] == "deferred":
             groups = DEFERRED_GROUPS
+        groups = {title: group for title, group in groups.items() if shown(rows, group[0])}
         names = [name for group in groups.values() for name in group]
         firsts = {group[0] for group in groups.values()}
         units = units_of(rows)

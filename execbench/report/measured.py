@@ -61,6 +61,8 @@ class Measured:
         if rows.empty:
             return refused(0, "not recorded")
         values, n = rows["value"].to_numpy(float), rows["n"].to_numpy(float)
+        if column.per == "maximum":
+            return Estimate(float(np.max(values)), math.nan, math.nan, int(n.sum()))
         if column.per == "latency":
             return ratio_estimate(values, self._values("latency_sum")["value"].to_numpy(float), within=SHARES)
         if column.per == "operation":

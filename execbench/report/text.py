@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from execbench.report.columns import BY_NAME
+from execbench.report.columns import BY_NAME, WHERE_RECORDED
 from execbench.report.comparison import estimate_of, records
 from execbench.report.numbers import Unit, bounds, number, unit_for
 from execbench.stats.estimate import APPROXIMATE, AT_LEAST, Estimate
@@ -43,6 +43,7 @@ SPEED = (
 EFFECTS = (
     Field(("rounds", "flushes")),
     Field(("interruptions", "stolen")),
+    Field(("isolated_hourly", "isolated_longest")),
     Field(("asked", "reserved", "waste")),
     Field(("leaves_4k", "leaves_2m")),
 )
@@ -83,7 +84,8 @@ def show(frame: pd.DataFrame, setting: Setting, console: Console, said: Sequence
         console.print(Text(heading(str(point), str(client), str(kind), rows)), style="bold")
         deferred = rows["mode"].iloc[0] == "deferred"
         speed = ARRIVING if rows["since"].iloc[0] == "arrival" else SPEED
-        for table in _tables(rows, (DEFERRED,) if deferred else (speed, EFFECTS), console):
+        effects = [field for field in EFFECTS if shown(rows, field.names[0])]
+        for table in _tables(rows, (DEFERRED,) if deferred else (speed, effects), console):
             console.print(table)
             console.print()
         for note in notes(rows):
@@ -95,6 +97,11 @@ def show(frame: pd.DataFrame, setting: Setting, console: Console, said: Sequence
         console.print()
     for line in setting.footer():
         console.print(Text(line), style="dim")
+
+
+def shown(rows: pd.DataFrame, name: str) -> bool:
+    """Whether a figure belongs into the table: those that only some machines have where at least one arm has it."""
+    return name not in WHERE_RECORDED or bool(rows[name].notna().any())
 
 
 def _show_sweep(rows: pd.DataFrame, what: str, console: Console) -> None:

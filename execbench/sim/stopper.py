@@ -46,17 +46,21 @@ class Stopper:
             self.cpu.shorten()
         self.place(delivered=True)
 
-    def place(self, delivered: bool = False) -> None:
-        """Start the calls if their time has come, else see to it that somebody looks again then."""
+    def place(self, delivered: bool = False) -> bool:
+        """Start the calls if their time has come, else see to it that somebody looks again then; say whether it had.
+
+        delivered: the call came this very moment, and interrupts of this ns go first.
+        """
         at = self._eligible()
-        now = self.cpu.engine.now
         if at is None:
-            return
-        if at <= now and not delivered:
+            return False
+        if at <= self.cpu.engine.now and not delivered:
             self._start()
-        elif self._armed is None or at < self._armed:
+            return True
+        if self._armed is None or at < self._armed:
             self._armed = at
             self.cpu.engine.call_at(at, self._key, self._due)
+        return False
 
     def _due(self) -> None:
         if self._armed == self.cpu.engine.now:

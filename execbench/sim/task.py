@@ -66,8 +66,9 @@ class Task:
             elif cpu.cuts:
                 cpu.cuts.pop(0)
             else:
-                break
-        cpu.close_plan()
+                cpu.close_plan()
+                if not cpu.calls or not cpu.stopper.place():
+                    break
 
     def sleep_until(self, at: int) -> Proc[None]:
         """Give up the CPU until time `at` (ns), e.g. to think; an instant in the past only settles."""

@@ -13,7 +13,7 @@ from execbench.study.expand import Asked, expand
 
 MACHINE = {"x86_64": "server-64", "arm64": "arm64-server-128", "riscv64": "riscv64-server-64"}
 ARCHITECTURES = tuple(MACHINE)
-BRIEF = {**SHORT, "run.duration": "150ms", "run.drain": "50ms", "client.bpf.loaded": 4, "client.bpf.think": "2ms"}
+BRIEF = {**SHORT, "run.duration": "250ms", "run.drain": "50ms", "client.bpf.loaded": 4, "client.bpf.think": "2ms"}
 
 
 @cache

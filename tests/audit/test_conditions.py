@@ -521,6 +521,24 @@ def test_its_own_mapping():
     assert statuses(story) == {"text": "windows"}
 
 
+def test_an_alias_that_stays():
+    for closed in (True, False):
+        story = Story()
+        area = story.area()
+        story.alias("t", area, "ro")
+        story.flush("t")
+        story.tell("window", "t", "user", area.va, PAGE, True)
+        story.map("t", area, "ro-x")
+        region = story.region(area)
+        story.reach("t", region)
+        if closed:
+            story.tell("window", "t", "user", area.va, PAGE, False)
+        story.unreach("t", region)
+        if not closed:
+            story.tell("window", "t", "user", area.va, PAGE, False)
+        assert statuses(story) == {"user": "windows" if closed else "permanent"}
+
+
 def test_future_text():
     assert sealed("x86_64").end().future == ("text",)
     assert poked("x86_64").end().future == ()

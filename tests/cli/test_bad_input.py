@@ -19,7 +19,7 @@ RUN = ("run", "-w", "bpf")
         ((*RUN, "-b", "rw-inplace-finalize[sync=rcuu]"), 2, ("sync", "rcuu", "merged-flush")),
         ((*RUN, "-b", "rw-inplace-finalize[snyc=rcu]"), 2, ("snyc", "did you mean 'sync'?")),
         ((*RUN, "-m", "serve-64"), 2, ("--machine", "did you mean 'server-64'")),
-        ((*RUN, "-k", "6.1"), 2, ("--kernel", "6.1", "6.12")),
+        ((*RUN, "-k", "6.11"), 2, ("--kernel", "6.11", "6.12")),
         ((*RUN, "--cpus", "0"), 2, ("--cpus", "got 0", "greater than or equal to 1")),
         ((*RUN, "--cpus", "many"), 2, ("--cpus", "integer")),
         ((*RUN, "-d", "5"), 2, ("--duration", "'5'", "5", "ns, us, ms")),

@@ -8,30 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from execbench.conformance import Bench, Place, places
-from execbench.contract import Image, Proc, Request
-from execbench.kernel.facade import Kernel
+from execbench.conformance import places
 from execbench.record.steps.fold import Item
-from execbench.record.steps.sink import StepSink
 from execbench.record.steps.table import path_of, text_of
-from execbench.registry.plugins import class_for, registered
+from tests.golden.backend_paths import arms, lives
 from tests.golden.kernel_paths import KERNEL, kernel_runs
 
-SIZE = 6000
-"""Bytes of the region: two pages of 4 KiB, one poke."""
-PATCHES = 3
-"""Relocations and alternatives in it."""
 VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "x86_64": {"ipi": {}, "invlpgb": {"invlpgb": True}, "ibpb,cBPF": {"ibpb_on_cbpf": True}},
+    "x86_64": {"ipi": {}, "invlpgb": {"invlpgb": True}},
     "arm64": {
         "base": {}, "idc,dic": {"idc": True, "dic": True}, "bbml": {"bbml": True}, "rodata=on": {"rodata_full": False},
     },
     "riscv64": {"ipi": {}, "sbi": {"rfence": "sbi"}},
 }  # fmt: skip
 """Machines: an architecture, and how its features differ from the toy machine's."""
-LATER = 50_000_000
-"""ns that queued work gets before it is looked at."""
-
 Path = tuple[Item, ...]
 
 
@@ -51,10 +41,6 @@ class Combination(NamedTuple):
     standing: str
 
 
-Taken = tuple[str, str, Path]
-"""Verb, turn, and the path that it took."""
-
-
 @cache
 def all_paths() -> Mapping[Path, list[Combination]]:
     """Every distinct path with the combinations that share it."""
@@ -65,14 +51,15 @@ def all_paths() -> Mapping[Path, list[Combination]]:
 
 
 def _backends() -> Iterator[tuple[Combination, Path]]:
-    for name in registered("backends"):
-        backend = class_for("backends", name, "golden")()
-        for place in places(backend):
-            standing = backend.support.status(place.release, place.arch)
+    for arm in arms():
+        for place in (place for place in places(arm.backend) if place.kind in arm.kinds and arm.on(place.arch)):
+            standing = arm.backend.support.status(place.release, place.arch)
             for variant, features in VARIANTS[place.arch].items():
-                for verb, turn, path in lifecycle(backend, place, features):
-                    who = Combination(name, verb, place.arch, variant, turn, str(place.kind), place.release, standing)
-                    yield who, path
+                for verb, turn, steps in lives(arm.backend, place, {**features, **arm.features}):
+                    who = Combination(
+                        arm.name, verb, place.arch, variant, turn, str(place.kind), place.release, standing
+                    )
+                    yield who, _path(tuple(steps))
 
 
 def _kernel() -> Iterator[tuple[Combination, Path]]:
@@ -81,49 +68,10 @@ def _kernel() -> Iterator[tuple[Combination, Path]]:
             for run in kernel_runs(arch, features):
                 if run.steps:
                     who = Combination(KERNEL, run.verb, arch, variant, "", "", run.release, run.standing)
-                    yield who, path_of(run.steps)
+                    yield who, _path(tuple(run.steps))
 
 
-def lifecycle(backend: Any, place: Place, features: Mapping[str, Any]) -> list[Taken]:
-    """Two regions one after the other, then both are freed: the first meets a fresh machine, the second a used one.
-
-    What a kworker does in the end is a verb of its own.
-    """
-    bench = Bench(backend, place, features=features)
-    sink = StepSink()
-    bench.machine.probe.attach(sink)
-    taken: list[Taken] = []
-
-    def noted(verb: str, turn: str, task: str) -> None:
-        taken.append((verb, turn, path_of(sink.take(task))))
-
-    def body(k: Kernel) -> Proc[None]:
-        live = []
-        for turn in ("first", "second"):
-            request = Request(SIZE, place.kind, classic=bool(features.get("ibpb_on_cbpf")))
-            regions = yield from backend.alloc(k, bench.state, [request])
-            yield from k.settle()
-            noted("alloc", turn, k.task.name)
-            for region in regions:
-                yield from backend.write(k, bench.state, region, Image(region.id, SIZE, PATCHES))
-            yield from k.settle()
-            noted("write", turn, k.task.name)
-            yield from backend.finalize(k, bench.state, regions)
-            yield from k.settle()
-            noted("finalize", turn, k.task.name)
-            live.append(regions)
-        for turn, regions in zip(("neighbour left", "last"), live, strict=True):
-            yield from backend.free(k, bench.state, regions)
-            yield from k.settle()
-            noted("free", turn, k.task.name)
-            yield from k.sleep_until(k.now + LATER)
-            for worker in sink.tasks():
-                noted("free", f"{turn}, by kworker", worker)
-
-    bench.task(0, body)
-    findings = bench.run()
-    assert not findings, findings
-    return taken
+_path = cache(path_of)  # of the many ways to the same steps
 
 
 def heads(users: Iterable[Combination]) -> list[str]:
@@ -135,17 +83,19 @@ def heads(users: Iterable[Combination]) -> list[str]:
             values = joined.setdefault((*cell[:column], *cell[column + 1 :]), [])
             values += [value for value in cell[column] if value not in values]
         cells = [(*rest[:column], tuple(values), *rest[column:]) for rest, values in joined.items()]
-    return [_head(cell) for cell in cells]
+    machines: dict[tuple[Any, ...], list[str]] = {}
+    for backend, verb, (arch,), variants, *rest in cells:
+        machine = arch if len(variants) == len(VARIANTS[arch]) else f"{arch}+{'|'.join(variants)}"
+        machines.setdefault((backend, verb, *rest), []).append(machine)
+    return [_head(*cell, tuple(where)) for cell, where in machines.items()]
 
 
-def _head(cell: tuple[tuple[str, ...], ...]) -> str:
+def _head(backend: Any, verb: Any, turns: Any, kinds: Any, releases: Any, standing: Any, machines: Any) -> str:
     """One line of a head; an architecture alone stands for all its variants."""
-    (backend,), (verb,), (arch,), variants, turns, kinds, releases, (standing,) = cell
-    machine = arch if len(variants) == len(VARIANTS[arch]) else f"{arch}+{'|'.join(variants)}"
-    what = ", ".join(filter(None, (verb, *turns)))
-    note = {"shipped": "", "retired": "(sequence: retired)", "proposed": "(sequence: DESIGN)"}[standing]
-    row = f"# {backend:<20} {what:<36} {machine:<24} {' '.join(releases):<18} {', '.join(kinds):<28} {note}"
-    return row.rstrip()
+    what = ", ".join(filter(None, (*verb, *turns)))
+    where = f"{' '.join(machines):<26} {' '.join(releases):<18}"
+    note = {"shipped": "", "retired": "(sequence: retired)", "proposed": "(sequence: DESIGN)"}[standing[0]]
+    return f"# {backend[0]:<42} {what:<38} {where} {', '.join(kinds):<26} {note}".rstrip()
 
 
 def documents() -> dict[str, str]:
@@ -166,7 +116,7 @@ def _folder(users: list[Combination]) -> str:
     first = users[0]
     arch = first.arch if len({one.arch for one in users}) == 1 else "any"
     verb = "-".join(re.findall(r"\w+", first.verb))
-    return f"{arch}/kernel/{verb}" if first.backend == KERNEL else f"{arch}/{verb}/{first.backend}"
+    return f"{arch}/kernel/{verb}" if first.backend == KERNEL else f"{arch}/{verb}/{re.split('[ (]', first.backend)[0]}"
 
 
 def document(path: Path, users: list[Combination]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pandas as pd
 import pytest
 
 from execbench.report.comparison import comparison
@@ -75,3 +76,21 @@ def test_sweep_shows_one_table_per_figure(swept):
     assert "bpf load (closed loop): interrupts" in text
     assert max(map(len, text.splitlines())) <= 78
     assert "(x86_64, 2, 64, 256 CPUs)" in " ".join(text.split())
+
+
+def test_isolated_cpus_are_shown_only_where_the_machine_has_some(make_results):
+    """A table without isolated CPUs does not mention them; with some, their rate and the longest stand there."""
+    results = make_results(replications=10)
+    plain = comparison(results)
+    assert "isolated/h" not in render(plain, setting_of(results))
+    metrics = results.frames["metrics"]
+    keys = metrics[["cell", "replication"]].drop_duplicates()
+    extra = [{"client": "", "kind": "", "cell": cell, "replication": r, "metric": name, "unit": unit, "n": 24,
+              "value": value * (1 + (r == 3))}
+             for cell, r in keys.itertuples(index=False)
+             for name, unit, value in (("isolated_interruptions_per_hour", "1", 1200.0),
+                                       ("isolated_longest_ns", "ns", 7_000.0))]  # fmt: skip
+    results.frames["metrics"] = pd.concat([metrics, pd.DataFrame(extra)], ignore_index=True)
+    text = render(comparison(results), setting_of(results), width=200)
+    assert "isolated/h" in text
+    assert "14" in text.split("longest")[1]  # the longest of all replications, in us

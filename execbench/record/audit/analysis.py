@@ -35,6 +35,8 @@ class Findings:
     exposures: dict[str, Exposure] = field(default_factory=dict)
     future: tuple[str, ...] = ()
     published: int = 0
+    paths: set[str] = field(default_factory=set)
+    """How: the paths of publication that were taken."""
     facts: int = 0
 
     def __call__(self, hazard: int, condition: str, facts: Iterable[Fact | None], detail: str = "") -> None:
@@ -163,6 +165,7 @@ class _Analysis:
     def _reach(self, fact: Fact) -> None:
         region = fact.fields[0]
         self.findings.published += 1
+        self.findings.paths.add(fact.fields[1])
         self.text.judge(fact, region.va, region.size)
         for _, _, page in self.translations.over(region.va, region.size):
             self._mapped_right(fact, page)

@@ -132,7 +132,8 @@ class Exposures:
         """Where text lay that was not sealed yet and that any CPU could write."""
         self._translations = translations
         self._emit = emit
-        self._open: dict[tuple[int, str, int], tuple[Fact, bool]] = {}
+        self._open: dict[tuple[str, int], tuple[Fact, bool]] = {}
+        self._lasting: set[int] = set()  # windows that some region had for all of its publication
         self._own: Spans[_Both] = Spans()
         self._counted: set[int] = set()
 
@@ -141,14 +142,16 @@ class Exposures:
         kind, va, size, opened = fact.fields
         if not va:
             return  # a site of the kernel's own text: that is not the API's
-        key = id(fact.task), kind, va
         if opened:
-            exposed = any(page.fetchable for _, _, page in self._translations.over(va, size))
-            self._open[key] = fact, exposed
-        else:
-            since, exposed = self._open.pop(key)
-            if exposed:
-                self.by_kind[kind].window(fact.t - since.t, since, fact)
+            self._open[kind, va] = fact, self._fetchable(va, size)
+            return
+        since, exposed = self._open.pop((kind, va))
+        lasting = since.order in self._lasting
+        if (exposed or self._fetchable(va, size)) and not lasting:
+            self.by_kind[kind].window(fact.t - since.t, since, fact)
+
+    def _fetchable(self, va: int, size: int) -> bool:
+        return any(page.fetchable for _, _, page in self._translations.over(va, size))
 
     def store(self, fact: Fact) -> None:
         """Take a store of code: until it is sealed, whoever can write through the alias can change it."""
@@ -189,6 +192,11 @@ class Exposures:
         still = next((made_x for made_x, alias in self._aliases(life) if alias.open), None)
         if still is not None:
             self.by_kind["direct"].all_along(still, life.reach)
+        for (kind, va), (since, _) in self._open.items():
+            overlaps = va < region.va + region.size and region.va < va + since.fields[2]
+            if overlaps and since.t <= life.reach.t:
+                self._lasting.add(since.order)
+                self.by_kind[kind].all_along(since, life.reach)
         both = [
             one
             for _, _, one in self._own.over(*self._translations.numbers(region.va, region.size))

@@ -127,9 +127,7 @@ def machine_facts(arch: str, features: Mapping[str, Any]) -> Facts:
             coherent = changes.get("coherent", coherent)
             interrupted = changes.get("interrupted", interrupted)
             because |= {key.removesuffix("_because"): text for key, text in changes.items() if key.endswith("_because")}
-    return Facts(
-        arch, row["unit"], row["line"], coherent, interrupted, row["pipeline_faults"], because
-    )
+    return Facts(arch, row["unit"], row["line"], coherent, interrupted, row["pipeline_faults"], because)
 
 
 @cache

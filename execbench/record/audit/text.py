@@ -25,9 +25,9 @@ FENCE = "riscv64"
 class Mark(NamedTuple):
     """The last store to a stretch of bytes.
 
-    pre: what could be fetched there, "trap" or "code" (which is also what nobody knows). live: whether a region there was reachable.
-    fetchable: whether some CPU could fetch it at this address. cleaned: when the caches were clean of older bytes.
-    ahead: up to when (ns) a CPU may have fetched older bytes ahead; NEVER if none may.
+    pre: what could be fetched there, "trap" or "code" (which is also what nobody knows). live: whether a region there
+    could be reached. fetchable: whether some CPU could fetch it at this address. cleaned: when the caches were clean of
+    older bytes. ahead: up to when (ns) a CPU may have fetched older bytes ahead; NEVER if none may.
     """
 
     store: Fact
@@ -78,7 +78,7 @@ class Text:
                 self.marks.put(start, end, mark)
 
     def _seen(self, old: Mark) -> str:
-        """Return what every CPU fetches that has not fetched yet: a trap only if the caches had to let go of the rest."""
+        """Return what every CPU fetches now: a trap only if the caches had to let go of what was there before it."""
         if old.cleaned == NEVER and self._forced.fence((old.store.task,), old.store.t) is None:
             return "code"
         return old.content

@@ -39,26 +39,26 @@ class StepSink:
 
     mappings: Mappings = field(default_factory=Mappings)
     _steps: dict[str, list[Step]] = field(default_factory=dict)
-    _depth: dict[str, int] = field(default_factory=dict)
-    _worked: dict[str, int] = field(default_factory=dict)
+    _idle: dict[str, list[bool]] = field(default_factory=dict)
 
     def spend(self, at: int, task: Task, cost: str, n: int, ns: int) -> None:
         """The task worked: a lock that is held meanwhile is not let go at once."""
-        self._worked[task.name] = self._worked.get(task.name, 0) + 1
+        held = self._idle.get(task.name)
+        if held and held[-1]:
+            held[:] = [False] * len(held)
 
     def call(self, at: int, task: Task, primitive: str, units: int) -> None:
         """A primitive was called."""
         self._note(task, "call", primitive, units)
 
     def lock(self, at: int, task: Task, name: str, kind: str, taken: bool) -> None:
-        """A lock was taken, or is released; the units of both are the costs spent so far."""
-        worked = self._worked.get(task.name, 0)
+        """A lock was taken, or is released; the units of the release say whether the task worked meanwhile."""
         if taken:
-            self._note(task, "take", name, worked)
-            self._depth[task.name] = self._depth.get(task.name, 0) + 1
+            self._note(task, "take", name)
+            self._idle.setdefault(task.name, []).append(True)
         else:
-            self._depth[task.name] -= 1
-            self._note(task, "release", name, worked)
+            idle = self._idle[task.name].pop()
+            self._note(task, "release", name, 0 if idle else 1)
 
     def wait(self, t0: int, t1: int, task: Task, kind: str, what: str, site: str, in_verb: bool) -> None:
         """The task has waited: a grace period says so only then."""
@@ -95,14 +95,22 @@ class StepSink:
 
     def _store(self, task: Task, va: int, size: int, content: str, through: str) -> None:
         user = 0 < va < USER_TOP
-        if through in ("text", "direct-map", "user"):
-            name = "fact:user.store" if user else f"fact:store:{content}:{through}"
-            self._note(task, "line", name, size, f"{size} B {content} through {through}")
+        text = f"{size} B {content} through {through}"
+        if through not in ("text", "direct-map", "user"):
+            self._note(task, "effect", "store", size, text)
+        elif user and through != "direct-map":
+            self._note(
+                task,
+                "line",
+                "fact:user.store",
+                size,
+                "at the final address" if through == "text" else "through the alias",
+            )
         else:
-            self._note(task, "effect", "store", size, f"{size} B {content} through {through}")
+            self._note(task, "line", f"fact:store:{content}:{through}", size, text)
 
     def _note(self, task: Task, what: str, name: str, n: int = 0, text: str = "", cause: str = "") -> None:
-        step = Step(self._depth.get(task.name, 0), what, name, n, text, cause, task.cpu.masked_depth > 0)
+        step = Step(len(self._idle.get(task.name, ())), what, name, n, text, cause, task.cpu.masked_depth > 0)
         self._steps.setdefault(task.name, []).append(step)
 
     def tasks(self) -> Iterable[str]:

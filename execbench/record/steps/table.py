@@ -25,7 +25,6 @@ class _Line:
     times: int = 1
     effects: list[str] = field(default_factory=list)
     held: bool = False
-    began: int = 0
     ended: bool = False
 
     def row(self) -> Row:
@@ -58,7 +57,7 @@ def path_of(steps: Iterable[Step]) -> tuple[Item, ...]:
 
 def _line(step: Step) -> _Line:
     verb = vocabulary()[step.name].verb.format(n=step.n, text=step.text)
-    line = _Line(step.depth, [step.name], verb, held=step.what == "take", began=step.n)
+    line = _Line(step.depth, [step.name], verb, held=step.what == "take")
     if step.irqs_off and (line.held or step.name.startswith("fact:store")):
         line.verb += ", irqs off"
     return line
@@ -97,7 +96,7 @@ def _done_by(lines: list[_Line], step: Step, how: str) -> None:
 def _release(lines: list[_Line], step: Step) -> None:
     line = next(line for line in reversed(lines) if line.held and line.names[0] == step.name)
     line.held, line.ended = False, True
-    if line is lines[-1] and line.began == step.n and not line.effects:
+    if line is lines[-1] and not step.n and not line.effects:
         line.verb = vocabulary()[step.name].passed or line.verb
 
 
