@@ -15,7 +15,7 @@ from execbench.cli import main, options
 
 PACKAGE = Path(execbench.__file__).parent
 DOCS = PACKAGE / "docs"
-PAGES = ("assumptions.md", "design.md", "estimands.md", "extending.md", "kernel-paths.md")
+PAGES = ("assumptions.md", "audit.md", "design.md", "estimands.md", "extending.md", "kernel-paths.md")
 TESTS = Path(__file__).parent
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -332,6 +332,8 @@ class Cpu:
 
     def _work_done(self) -> int:
         """Return how much of the plan has been done by now."""
+        if self.held:
+            self.stopper.stretch()
         now, at, done = self.engine.now, self.t0, 0
         for taken, ns in self.log:
             if taken > now:

@@ -13,25 +13,29 @@ from execbench.study.expand import Asked, expand
 
 MACHINE = {"x86_64": "server-64", "arm64": "arm64-server-128", "riscv64": "riscv64-server-64"}
 ARCHITECTURES = tuple(MACHINE)
-BRIEF = {**SHORT, "run.duration": "250ms", "run.drain": "50ms", "client.bpf.loaded": 4, "client.bpf.think": "2ms"}
+BRIEF = {**SHORT, "run.duration": "250ms", "run.drain": "50ms"}
+OF_WORKLOAD = {
+    "bpf": {"client.bpf.loaded": 4, "client.bpf.think": "2ms"},
+    "user-jit": {"run.duration": "30ms", "run.warmup": "1ms"},
+}
 
 
 @cache
-def _resolved(arm: str, machine: str, kernel: str, settings: str) -> str:
-    asked = Asked.of(
-        workload="bpf", backends=[arm], machine=machine, kernel=kernel, cpus=8, set={**BRIEF, **json.loads(settings)}
-    )
+def _resolved(arm: str, machine: str, kernel: str, workload: str, settings: str) -> str:
+    short = {**BRIEF, **OF_WORKLOAD[workload], **json.loads(settings)}
+    asked = Asked.of(workload=workload, backends=[arm], machine=machine, kernel=kernel, cpus=8, set=short)
     (cell,) = expand(asked).cells
     assert not cell.refused, cell.refused
     return json.dumps(cell.spec)
 
 
 def spec_of(
-    arm: str, arch: str, *, machine: str | None = None, kernel: str = "6.18", **settings: Any
+    arm: str, arch: str, *, machine: str | None = None, kernel: str = "6.18", workload: str = "bpf", **settings: Any
 ) -> dict[str, Any]:
     """A resolved spec: `settings` are dotted keys with double underscores for the dots."""
     dotted = {key.replace("__", "."): value for key, value in settings.items()}
-    return json.loads(_resolved(arm, machine or MACHINE[arch], kernel, json.dumps(dotted, sort_keys=True)))
+    where = machine or MACHINE[arch]
+    return json.loads(_resolved(arm, where, kernel, workload, json.dumps(dotted, sort_keys=True)))
 
 
 def audited(

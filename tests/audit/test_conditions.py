@@ -102,6 +102,21 @@ def test_maintenance_of_half_the_text_is_not_enough():
     assert story.conditions(1) == {"not-fetchable", "icache"}
 
 
+def test_maintenance_that_began_before_the_store_does_not_count():
+    for arch, how in (("arm64", "ic-ivau"), ("riscv64", "fence.i-all")):
+        for early in (True, False):
+            story = Story(arch)
+            area = story.area()
+            story.map("t", area, "rw-nx")
+            begin = story.now + 1
+            story.store("t", area.va, 256)
+            whole = how == "fence.i-all"
+            story.tell("icache", "t", begin if early else story.now, 0 if whole else area.va, 0 if whole else 256, how)
+            story.map("t", area, "ro-x")
+            story.reach("t", story.region(area))
+            assert story.conditions(1) == {"icache" if early else "not-fetchable"}
+
+
 def test_maintenance_takes_whole_lines():
     story = Story("arm64")
     area = story.area()
@@ -344,6 +359,8 @@ def reused(*flushes: str) -> set[str]:
     story.map("a", old, "none")
     if "begun before" in flushes:
         story.tell("flush", "a", story.now - 5, 0, 0, "ipi", "x")
+    if "there, begun before" in flushes:
+        story.tell("flush", "a", story.now - 5, old.va, 1, "ipi", "x")
     if "elsewhere" in flushes:
         story.flush("a", old.va + PAGE, 4)
     if "local" in flushes:
@@ -357,7 +374,9 @@ def reused(*flushes: str) -> set[str]:
     return story.conditions(4)
 
 
-@pytest.mark.parametrize("flushes", [(), ("before",), ("begun before",), ("elsewhere",), ("local",)])
+@pytest.mark.parametrize(
+    "flushes", [(), ("before",), ("begun before",), ("there, begun before",), ("elsewhere",), ("local",)]
+)
 def test_an_address_used_again_too_early(flushes):
     assert reused(*flushes) == {"reused"}
 
@@ -371,6 +390,14 @@ def test_one_step_from_writable_to_executable():
     story = sealed("x86_64", "ro", "flush-ro")
     assert story.conditions(4) == {"overlap", "flushed"}
     assert sealed("x86_64").conditions(4) == {"flushed"}
+
+
+def test_one_translation_that_allows_both_is_no_overlap():
+    story = Story()
+    area = story.area()
+    for perm in ("rw-x", "none", "rw-x", "none"):
+        story.map("t", area, perm)
+    assert story.conditions(4) == set()
 
 
 def test_writable_again_before_the_flush_of_execution():

@@ -6,7 +6,8 @@ import pytest
 
 from execbench.audit import replay
 from execbench.kernel.sync import POLICIES, refusal
-from execbench.record.audit import FactLog, Verdict
+from execbench.record.audit import FactLog, Verdict, verdicts
+from execbench.record.audit.verdicts import exposed
 from tests.audit.runs import ARCHITECTURES, audited, judged, spec_of
 
 PASSIVE, PATCHED = "pointer", "text-poke"
@@ -176,11 +177,45 @@ def test_exposure(arm, arch):
     assert (seen, found.future) == ALIASES[arm, arch]
 
 
-def test_who_can_write_through_a_temporary_mm():
-    assert "from one CPU" in judged("bpf_prog_pack", "x86_64")[6].detail or True
-    found = judged("bpf_prog_pack[chunk=64]", "x86_64")[6]
-    assert found.rule.condition == "direct-windows"
-    assert "mm-windows" in found.also
+def test_who_can_write_through_an_alias():
+    private, shared = audited("bpf_prog_pack", "x86_64"), audited("bpf_prog_pack", "arm64")
+    assert exposed(private, "mm").endswith("from one CPU")
+    assert exposed(shared, "fixmap").endswith("from all CPUs")
+    assert private.exposures["mm"].longest < private.exposures["direct"].longest
+
+
+# --- user space -------------------------------------------------------------------------------------------------------
+
+
+class Rounds:
+    """Why CPUs were interrupted while text was made."""
+
+    def __init__(self) -> None:
+        self.whys: set[str] = set()
+
+    def ipi(self, begin: int, end: int, task: object, why: str, targets: int) -> None:
+        self.whys |= {why} if targets else set()
+
+
+@pytest.mark.parametrize(
+    ("arch", "interrupts"), [("x86_64", set()), ("arm64", set()), ("riscv64", {"flush_icache_mm"})]
+)
+def test_mapping_user_text_interrupts_only_harts(arch, interrupts):
+    rounds = Rounds()
+    spec = spec_of("user-mmap", arch, workload="user-jit")
+    findings, record = replay(spec, 0, change=lambda world: world.machine.probe.attach(rounds))
+    assert record.outcome == "ok"
+    judged = verdicts(findings)
+    assert all(judged[hazard].verdict.excluded for hazard in judged if hazard < 6)
+    assert judged[3].rule.condition == "user"
+    assert rounds.whys - {"flush_tlb_mm_range"} == interrupts
+
+
+def test_user_text_written_under_an_alias_needs_a_barrier():
+    plain = verdicts(replay(spec_of("user-dual-map", "x86_64", workload="user-jit"), 0)[0])
+    barred = verdicts(replay(spec_of("user-dual-map[sync=sync-core]", "x86_64", workload="user-jit"), 0)[0])
+    assert (plain[1].rule.condition, barred[1].rule.condition) == ("stale-code", "synchronized")
+    assert "user-permanent" in (plain[6].rule.condition, *plain[6].also)
 
 
 # --- independence of chance -------------------------------------------------------------------------------------------

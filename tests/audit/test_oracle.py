@@ -55,8 +55,8 @@ FREES = (
 )
 
 
-VARIANTS = {"sync": (0, 0, 4, 8), "store": (0, 6), "reserve": (0, 2)}
-"""What may be added to a number: whom a round reaches, through what a store goes, which frame."""
+VARIANTS = {"sync": (0, 0, 4, 8), "store": (0, 6), "reserve": (0, 2), "flush": (0, 0, 1, 2)}
+"""What may be added to a number: whom a round reaches, through what a store goes, which frame, what a flush covers."""
 
 
 def _steps(draw: Any, task: str, script: Any, where: int) -> list[Any]:

@@ -16,6 +16,7 @@ from execbench.kernel.releases import RELEASES
 from execbench.kernel.riscv64 import patch
 from execbench.record.steps.sink import Step, StepSink
 from execbench.sim.memory import PMD_PAGES, VmArea
+from execbench.simulate import rcu_rules
 
 KERNEL = "kernel"
 """The name that stands where others have a backend's."""
@@ -71,6 +72,8 @@ def _runs(
     arch: str, release: str, features: Mapping[str, Any], todo: Mapping[str, Operation], policy: str = ""
 ) -> list[Run]:
     bench = Bench(Nobody(), Place(arch, release, TextKind.BPF), features=features)
+    kernel = {"hz": 1000, "preempt": "full"}
+    bench.machine.start_rcu(rcu_rules(kernel, bench.shared.release, bench.shared.costs, bench.shared.cpus, arch))
     sync.require(bench.shared, policy or "none")
     sink = StepSink()
     bench.machine.probe.attach(sink)
@@ -103,6 +106,7 @@ def operations(arch: str, release: str) -> dict[str, Operation]:
         "set_memory_rw(1)": lambda live: live.k.set_memory_rw(live.area, 0, 1),
         "set_memory_ro(1)": lambda live: live.k.set_memory_ro(live.area, 0, 1),
         "set_memory_x(1)": lambda live: live.k.set_memory_x(live.area, 0, 1),
+        "set_memory_ro(1), lazy areas": _behind_a_vfree,
         "flush_icache_range": lambda live: live.k.flush_icache_range(live.area.va, PATCH),
         "synchronize_rcu": lambda live: live.k.synchronize_rcu(),
         "synchronize_rcu_expedited": lambda live: live.k.synchronize_rcu_expedited(),
@@ -116,6 +120,12 @@ def operations(arch: str, release: str) -> dict[str, Operation]:
         **(_packs() if BpfProgPack.support.status(release, arch) == "shipped" else {}),
         **(_arm64() if arch == "arm64" else _riscv64(release) if arch == "riscv64" else {}),
     }
+
+
+def _behind_a_vfree(live: Live) -> Proc[None]:
+    """Somebody has freed data, whose addresses wait for a purge."""
+    yield from live.k.vfree_data(live.k.vmalloc_data(PATCH))
+    yield from live.k.set_memory_ro(live.area, 0, 1)
 
 
 def _publication(via: str) -> Operation:

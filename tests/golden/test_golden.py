@@ -54,6 +54,11 @@ def test_evidence_of_every_step_bears_on_every_release_that_takes_it() -> None:
     assert not missing
 
 
+def test_every_fact_that_has_words_is_told_on_some_path() -> None:
+    told = {row.key for path in all_paths() for row in _rows(path)}
+    assert sorted(name for name in vocabulary() if name.startswith("fact:") and name not in told) == []
+
+
 def test_every_step_stands_under_the_locks_that_the_path_has_taken() -> None:
     """The first step is under no lock, and no step is deeper than one lock more than the step before."""
     for path in all_paths():

@@ -14,7 +14,8 @@ _SPARED: Final = 3
 class Row(NamedTuple):
     """One row of a path: how many locks are held, the step, how often in a row, what came of it, whose words these are.
 
-    `key` is the primitive, lock or fact in the vocabulary.
+    `key` is the primitive, lock or fact in the vocabulary. behind: it is the rest of the row before, so that no run of
+    rows begins with it.
     """
 
     depth: int
@@ -22,6 +23,7 @@ class Row(NamedTuple):
     times: int
     effects: str
     key: str
+    behind: bool = False
 
 
 class Block(NamedTuple):
@@ -49,7 +51,7 @@ def _folded(items: tuple[Item, ...], period: int) -> tuple[Item, ...]:
     while at < len(items):
         run = items[at : at + period]
         times = _times(items, at, period)
-        if times > 1 and all(item.depth >= run[0].depth for item in run) and _worth(times, period):
+        if times > 1 and _whole(run) and _worth(times, period):
             found.append(_once(run, times))
             at += times * period
         else:
@@ -63,6 +65,13 @@ def _times(items: tuple[Item, ...], at: int, period: int) -> int:
     while len(run) == period and items[at + times * period : at + (times + 1) * period] == run:
         times += 1
     return times
+
+
+def _whole(run: tuple[Item, ...]) -> bool:
+    """Say whether a run begins where something begins: under no more locks than all of it, and not in mid-step."""
+    first = run[0]
+    begins = len(run) == 1 or not (isinstance(first, Row) and first.behind)
+    return begins and all(item.depth >= first.depth for item in run)
 
 
 def _worth(times: int, period: int) -> bool:

@@ -15,15 +15,19 @@ VERB, EFFECT = 70, 46
 
 @dataclass(slots=True)
 class _Line:
-    """One step while it is put together; `names` are the primitive itself and those that say more about it."""
+    """One step while it is put together; `names` are the primitive itself and those that say more about it.
+
+    key: whose evidence holds for the step: its own, or that of why it is taken.
+    """
 
     depth: int
     names: list[str]
     verb: str
+    key: str
     how: str = ""
     tags: list[str] = field(default_factory=list)
     times: int = 1
-    effects: list[str] = field(default_factory=list)
+    effects: dict[str, int] = field(default_factory=dict)
     held: bool = False
     ended: bool = False
 
@@ -32,7 +36,12 @@ class _Line:
         words = vocabulary()[self.names[0]]
         how = self.how or words.by.get("", "")
         verb = " ".join([f"{how}: {self.verb}" if how else self.verb, *(f"[{tag}]" for tag in self.tags)])
-        return Row(self.depth, verb, self.times, "; ".join(self.effects), self.names[0])
+        effects = (f"{effect} x{n}" if n > 1 else effect for effect, n in self.effects.items())
+        return Row(self.depth, verb, self.times, "; ".join(effects), self.key, words.behind)
+
+    def came(self, effect: str, store: bool = False) -> None:
+        """Something came of it; stores are counted."""
+        self.effects[effect] = self.effects.get(effect, 0) + 1 if store else 1
 
 
 def path_of(steps: Iterable[Step]) -> tuple[Item, ...]:
@@ -57,7 +66,7 @@ def path_of(steps: Iterable[Step]) -> tuple[Item, ...]:
 
 def _line(step: Step) -> _Line:
     verb = vocabulary()[step.name].verb.format(n=step.n, text=step.text)
-    line = _Line(step.depth, [step.name], verb, held=step.what == "take")
+    line = _Line(step.depth, [step.name], verb, step.name, held=step.what == "take")
     if step.irqs_off and (line.held or step.name.startswith("fact:store")):
         line.verb += ", irqs off"
     return line
@@ -70,13 +79,14 @@ def _part_of_last(lines: list[_Line], step: Step) -> bool:
     last, words = lines[-1], vocabulary()[step.name]
     of_last = vocabulary()[last.names[0]]
     if step.name.startswith("fact:") and "store" in step.name and of_last.takes_stores:
-        last.effects.append(_irqs(step))
+        last.came(_irqs(step), store=True)
     elif step.name in of_last.by and not last.how:
         _done_by(lines, step, of_last.by[step.name])
     elif words.rest_of and last.names[-1].startswith(words.rest_of):
         pass
     elif words.tag:
         last.tags.append(words.verb.format(n=step.n))
+        last.key = step.name
     else:
         return False
     lines[-1].names.append(step.name)
@@ -106,13 +116,12 @@ def _effect(lines: list[_Line], step: Step) -> None:
     if step.depth < last.depth or last.ended:
         around = [line for line in lines if line.depth == step.depth]
         opened = next((line for line in reversed(around) if step.cause in line.names), around[-1])
-        last = _Line(step.depth, [opened.names[0]], f"end of {opened.verb}")
+        last = _Line(step.depth, [opened.names[0]], f"end of {opened.verb}", opened.key)
         lines.append(last)
-    if step.name == "window" and step.text.endswith(GONE) and step.text.removesuffix(GONE) in last.effects:
-        last.effects.remove(step.text.removesuffix(GONE))
-    elif step.text not in last.effects[-1:]:
-        last.effects.append(_irqs(step))
-        last.how = last.how or vocabulary()[last.names[0]].by.get(step.cause, "")
+    if step.name == "window" and last.effects.pop(step.text.removesuffix(GONE), 0):
+        return
+    last.came(_irqs(step), store=step.name == "store")
+    last.how = last.how or vocabulary()[last.names[0]].by.get(step.cause, "")
 
 
 def _irqs(step: Step) -> str:

@@ -52,6 +52,7 @@ class Words:
     rest_of: str = ""
     takes_stores: bool = False
     passed: str = ""
+    behind: bool = False
 
     def on(self, arch: str) -> tuple[Evidence, ...]:
         """Return the evidence on an architecture; KeyError if there is none."""
