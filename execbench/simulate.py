@@ -158,6 +158,10 @@ def _of_the_machine(world: World) -> Iterator[_Row]:
     for group, (cpus, interruptions, stolen) in observer.stolen().items():
         yield f"interruptions_{group}", "", "", "1", float(interruptions), cpus
         yield f"stolen_ns_{group}", "", "", "ns", float(stolen), cpus
+    if (isolated := observer.isolated()) is not None:
+        hourly, longest = isolated
+        yield "isolated_interruptions_per_hour", "", "", "1", hourly, world.machine.isolated
+        yield "isolated_longest_ns", "", "", "ns", float(longest), world.machine.isolated
     for i, name in enumerate(_MEMORY):
         unit = "1" if "leaves" in name else "bytes"
         yield name, "", "", unit, observer.memory_mean(i), len(observer.samples)

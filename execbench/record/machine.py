@@ -9,6 +9,8 @@ from execbench.sim.engine import Class, event_key
 
 BINS = 100
 """Samples over the window of measurement."""
+GROUPS = ("loader", "passive", "isolated")
+"""Groups of CPUs: those that may host tasks, those that never do, and those kept free of the kernel's work."""
 _OBSERVER = event_key(Class.OBSERVER, 0)
 
 Columns = dict[str, list[Any]]
@@ -26,6 +28,7 @@ class MachineRecorder:
         self._times = [warmup + step * i for i in range((duration - warmup) // step + 1)]
         self.samples: list[tuple[int, list[tuple[int, int]], tuple[int, ...]]] = []
         self._cycles: list[dict[str, int]] = []
+        self._longest: list[int] = []  # of the isolated CPUs, since the sample before
         engine = shared.machine.engine
         for at in self._times:
             engine.call_at(at, _OBSERVER, self._sample)
@@ -35,7 +38,12 @@ class MachineRecorder:
         usage = self._backend.usage(self._state)
         dm4k, dm2m, dm1g = self.shared.direct_map.leaves()
         memory = (usage.asked, usage.reserved, usage.internal_waste, *usage.leaves, dm4k, dm2m, dm1g)
-        self.samples.append((machine.engine.now, [self._hosts(), self._others()], memory))
+        isolated = machine.isolated_cpus
+        groups = [self._hosts(), self._others()]
+        if isolated is not None:
+            groups.append((isolated.interruptions(None), isolated.stolen_ns(None)))
+            self._longest.append(isolated.take_longest(machine.engine.now))
+        self.samples.append((machine.engine.now, groups, memory))
         self._cycles.append({"grace_period": machine.rcu.completed, **self.shared.cycles})
 
     def _hosts(self) -> tuple[int, int]:
@@ -48,23 +56,37 @@ class MachineRecorder:
         return interruptions, stolen
 
     def _others(self) -> tuple[int, int]:
-        """Return the same for all CPUs that never host one."""
-        background, hosts = self.shared.machine.background, self.shared.machine.active_cpus
-        return (
-            background.interruptions(None) - sum(background.interruptions(cpu.id) for cpu in hosts),
-            background.stolen_ns(None) - sum(background.stolen_ns(cpu.id) for cpu in hosts),
-        )
+        """Return the same for all CPUs that never host one and are not isolated."""
+        machine = self.shared.machine
+        background, hosts, isolated = machine.background, machine.active_cpus, machine.isolated_cpus
+        interruptions = background.interruptions(None) - sum(background.interruptions(cpu.id) for cpu in hosts)
+        stolen = background.stolen_ns(None) - sum(background.stolen_ns(cpu.id) for cpu in hosts)
+        if isolated is not None:
+            interruptions -= isolated.interruptions(None)
+            stolen -= isolated.stolen_ns(None)
+        return interruptions, stolen
 
     def stolen(self) -> dict[str, tuple[int, int, int]]:
         """Return per group its CPUs, and interruptions and stolen ns inside the window."""
         machine = self.shared.machine
         hosts = len(machine.active_cpus)
         first, last = self.samples[0][1], self.samples[-1][1]
-        sizes = (hosts, machine.cpus - hosts)
+        sizes = (hosts, machine.cpus - hosts - machine.isolated, machine.isolated)
         return {
             group: (n, after[0] - before[0], after[1] - before[1])
-            for group, n, before, after in zip(("loader", "passive"), sizes, first, last, strict=True)
+            for group, n, before, after in zip(GROUPS, sizes, first, last, strict=False)
         }
+
+    def isolated(self) -> tuple[float, int] | None:
+        """Return the interruptions per isolated CPU and hour, and the longest (ns), in the window; None without any.
+
+        One that began in the window and lasts beyond its end counts with what is known of it then.
+        """
+        if not self._longest:
+            return None
+        cpus, interruptions, _ = self.stolen()["isolated"]
+        window = self.samples[-1][0] - self.samples[0][0]
+        return interruptions / cpus / (window / 3.6e12), max(self._longest[1:], default=0)
 
     def cycles(self) -> dict[str, int]:
         """Return how many turns each slow process made inside the window."""
@@ -90,7 +112,7 @@ class MachineRecorder:
     def _disturbance(self) -> Columns:
         columns: Columns = {"t_ns": [], "group": [], "interruptions": [], "stolen_ns": []}
         for (at, before, _), (_, after, _) in zip(self.samples, self.samples[1:], strict=False):
-            for group, old, new in zip(("loader", "passive"), before, after, strict=True):
+            for group, old, new in zip(GROUPS, before, after, strict=False):
                 for column, value in zip(columns.values(), (at, group, new[0] - old[0], new[1] - old[1]), strict=True):
                     column.append(value)
         return columns

@@ -530,7 +530,7 @@ def test_direct_map_read_only_counts_from_its_flush():
             story.flush("t", linear, 1, "broadcast", "linear_alias_flush")
         story.map("t", area, "ro-x")
         story.reach("t", story.region(area))
-        assert statuses(story) == ({} if flush else {"direct": "permanent"})
+        assert statuses(story) == ({} if flush else {"direct": "windows"})
 
 
 def test_its_own_mapping():
@@ -544,6 +544,12 @@ def test_its_own_mapping():
     story = sealed("x86_64")
     region = story.facts[-1].fields[0]
     story.map("t", region.own, "rw-x")
+    story.map("t", region.own, "ro-x")
+    assert statuses(story) == {"text": "windows"}
+    story = sealed("x86_64")
+    region = story.facts[-1].fields[0]
+    story.map("t", region.own, "rw-x")
+    story.unreach("t", region)
     story.map("t", region.own, "ro-x")
     assert statuses(story) == {"text": "windows"}
 

@@ -43,6 +43,8 @@ LOADS = (
      ("map", perm("ro-x")), ("flush", 3), ("sync", 0), ("reach", 0)),
     (("reserve", 0), ("map", perm("rw-nx")), ("store", 0), ("map", perm("ro-x")), ("flush", 0), ("store", 0),
      ("maintain", 0), ("sync", 0), ("reach", 0)),
+    (("reserve", 0), ("map", perm("rw-nx")), ("store", 0), ("maintain", 0), ("map", perm("ro-x")), ("flush", 3),
+     ("store", 0), ("maintain", 0), ("sync", 0), ("reach", 0)),
     (("reserve", 0), ("store", 0), ("maintain", 0), ("map", perm("ro-x")), ("sync", 0), ("reach", 0)),
     (("map", perm("ro-nx")), ("flush", 3), ("map", perm("rw-nx")), ("store", 0), ("maintain", 0),
      ("map", perm("ro-x")), ("flush", 3), ("reach", 0)),

@@ -70,11 +70,11 @@ def _deviations(cls: Any) -> Iterator[tuple[str, Any]]:
 
 
 def lives(backend: Any, place: Place, features: Mapping[str, Any]) -> list[Taken]:
-    """Live on a machine where nobody else does; a process of user space also with a thread on another CPU."""
+    """Live on a machine where nobody else does; a process of user space also with a thread on another CPU (2 CPUs)."""
     taken = life(backend, place, features)
     if place.kind is TextKind.USER:
         others = life(backend, place, features, spinning=True)
-        taken += (one._replace(turn=f"{one.turn}, other CPU busy") for one in others)
+        taken += (one._replace(turn=f"{one.turn} (2 CPUs)") for one in others)
     return taken
 
 

@@ -205,5 +205,7 @@ def test_evidence_names_the_releases_of_the_path_only() -> None:
     words = vocabulary()["vmalloc"]
     assert words.source(("riscv64",), ("6.1",)) == "mm/vmalloc.c:__vmalloc_node_range@6.1"
     assert words.source(("x86_64",), ("6.18",)) == "mm/vmalloc.c:__vmalloc_node_range_noprof@7.3; trace@6.18"
+    shared = vocabulary()["bpf_prog_pack_alloc"].source(("arm64",), ("6.12", "6.18"))
+    assert shared == "kernel/bpf/core.c:bpf_prog_pack_alloc@6.12", "6.12 takes the same path, 7.3 another"
     both = words.source(("x86_64", "riscv64"), ("6.12",))
     assert both == "mm/vmalloc.c:__vmalloc_node_range_noprof@6.12; trace@6.12 (x86_64)"

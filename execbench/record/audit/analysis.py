@@ -211,7 +211,7 @@ class _Analysis:
 
     def _ended(self, life: Life, fact: Fact) -> None:
         """Nobody new can come to a region from now on."""
-        self.exposures.end(life)
+        self.exposures.end(life, fact)
         self.text.judge(life.reach, life.region.va, life.region.size, live=True)
 
 

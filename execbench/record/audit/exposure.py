@@ -186,12 +186,17 @@ class Exposures:
                 self._counted.add(made_x.order)
                 self.by_kind["direct"].window(alias.closed - made_x.t, made_x, alias.changed)
 
-    def end(self, life: Life) -> None:
-        """Take the end of a publication: what is open still was so all the time."""
+    def end(self, life: Life, fact: Fact) -> None:
+        """Take the end of a publication: what is writable was so all the time, what is not flushed a window."""
         region = life.region
-        still = next((made_x for made_x, alias in self._aliases(life) if alias.open), None)
+        opened = [(made_x, alias) for made_x, alias in self._aliases(life) if alias.open]
+        still = next((made_x for made_x, alias in opened if writable(alias.perm)), None)
         if still is not None:
             self.by_kind["direct"].all_along(still, life.reach)
+        for made_x, alias in opened:
+            if not writable(alias.perm) and made_x.order not in self._counted:
+                self._counted.add(made_x.order)
+                self.by_kind["direct"].window(fact.t - made_x.t, made_x, alias.changed)
         for (kind, va), (since, _) in self._open.items():
             overlaps = va < region.va + region.size and region.va < va + since.fields[2]
             if overlaps and since.t <= life.reach.t:

@@ -33,10 +33,9 @@ class _Periods:
     begins: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
-    def one_within(self, since: int, until: int) -> bool:
-        """Say whether one began at `since` or later and ended by `until`."""
-        i = bisect_left(self.begins, since)
-        return i < len(self.ends) and self.ends[i] <= until
+    def one_since(self, since: int) -> bool:
+        """Say whether one began at `since` or later and has ended."""
+        return bisect_left(self.begins, since) < len(self.ends)
 
 
 class Lives:
@@ -82,21 +81,21 @@ class Lives:
         """
         hit = {id(life): life for _, _, life in self.lives.over(start, end)}
         for life in hit.values():
-            condition = self._judged(life, fact)
+            condition = self._judged(life)
             detail = "" if condition in ("waited", "nobody-inside") else sufficient(life.inside)
             self._emit(5, condition, (life.reach, life.unreach, fact), detail)
             if life.unreach is not None or unmapped:
                 self.lives.drop(life.region.va, life.region.va + life.region.size)
         return [life for life in hit.values() if life.unreach is None and unmapped]
 
-    def _judged(self, life: Life, fact: Fact) -> str:
+    def _judged(self, life: Life) -> str:
         """Return the condition of hazard 5."""
         if life.inside == ("none",):
             return "nobody-inside"
         if life.unreach is None:
             return "reachable"
         since = life.unreach.t
-        had = {name for name, periods in self._periods.items() if periods.one_within(since, fact.t)}
+        had = {name for name, periods in self._periods.items() if periods.one_since(since)}
         if all(inside == "none" or had & self._platform.flavours(inside) for inside in life.inside):
             return "waited"
         return "wrong-flavour" if had else "no-grace-period"

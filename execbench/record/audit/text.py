@@ -107,7 +107,7 @@ class Text:
 
     def judge(self, reach: Fact, va: int, size: int, live: bool = False) -> None:
         """Emit what holds for text that is published now by the task of `reach`, or (`live`) was rewritten since."""
-        guard = self._guard(va, reach.task)
+        guard = self._guard(va)
         for page, mark in self._marks(va, size):
             if mark.live != live:
                 continue
@@ -167,7 +167,7 @@ class Text:
             return "torn-live"
         return f"torn-{mark.pre}" if stale else "torn-then-synchronized"
 
-    def _guard(self, va: int, publisher: Any) -> Mark | None:
+    def _guard(self, va: int) -> Mark | None:
         """Return the last store to the first instruction if it replaced a trap at once."""
         first = self.marks.at(va)
         fits = first is not None and first.pre == "trap" and first.size <= self.facts.unit

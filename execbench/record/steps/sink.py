@@ -94,18 +94,12 @@ class StepSink:
             self._note(task, "line", f"fact:{_space(area)}{name}", n, change.text)
 
     def _store(self, task: Task, va: int, size: int, content: str, through: str) -> None:
-        user = 0 < va < USER_TOP
         text = f"{size} B {content} through {through}"
         if through not in ("text", "direct-map", "user"):
             self._note(task, "effect", "store", size, text)
-        elif user and through != "direct-map":
-            self._note(
-                task,
-                "line",
-                "fact:user.store",
-                size,
-                "at the final address" if through == "text" else "through the alias",
-            )
+        elif 0 < va < USER_TOP and through != "direct-map":
+            where = "at the final address" if through == "text" else "through the alias"
+            self._note(task, "line", "fact:user.store", size, where)
         else:
             self._note(task, "line", f"fact:store:{content}:{through}", size, text)
 

@@ -80,7 +80,7 @@ def _part_of_last(lines: list[_Line], step: Step) -> bool:
     of_last = vocabulary()[last.names[0]]
     if step.name.startswith("fact:") and "store" in step.name and of_last.takes_stores:
         last.came(_irqs(step), store=True)
-    elif step.name in of_last.by and not last.how:
+    elif step.name in of_last.by and (not last.how or last.names[-1] == words.instead_of):
         _done_by(lines, step, of_last.by[step.name])
     elif words.rest_of and last.names[-1].startswith(words.rest_of):
         pass

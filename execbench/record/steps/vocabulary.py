@@ -50,6 +50,7 @@ class Words:
     by: Mapping[str, str] = field(default_factory=dict)
     tag: bool = False
     rest_of: str = ""
+    instead_of: str = ""
     takes_stores: bool = False
     passed: str = ""
     behind: bool = False
@@ -83,11 +84,15 @@ def _texts(evidence: Sequence[Evidence], releases: Iterable[str]) -> list[str]:
 
 
 def wanted_releases(evidence: Iterable[Evidence], releases: Iterable[str]) -> set[str]:
-    """Return the releases to be named: those asked for, and what stands for those whose source was not read."""
+    """Return the releases to be named: those asked for, and what stands for those whose source was not read.
+
+    That is a neighbour which takes the same path, else the next one that has the step.
+    """
     wanted = set(releases)
     known = {release for one in evidence for release in one.releases}
     for unread in wanted & set(UNREAD):
-        wanted |= set([release for release in UNREAD[unread] if release in known][:1])
+        if not wanted & set(UNREAD[unread]):
+            wanted |= set([release for release in UNREAD[unread] if release in known][:1])
     return wanted
 
 
