@@ -258,15 +258,25 @@ ELSEWHERE = {
 """Conditions that an architecture cannot meet."""
 
 
-@pytest.mark.parametrize("arch", ["x86_64", "arm64", "riscv64"])
-def test_no_false_verdict_in_either_direction(arch):
+ARCHITECTURES = ("x86_64", "arm64", "riscv64")
+ENOUGH = 500
+"""Random stories that meet every condition of the rules."""
+
+
+@pytest.mark.parametrize(
+    ("arch", "stories"),
+    [*((arch, 100) for arch in ARCHITECTURES),
+     *(pytest.param(arch, ENOUGH, marks=pytest.mark.long) for arch in ARCHITECTURES)],
+)  # fmt: skip
+def test_no_false_verdict_in_either_direction(arch, stories):
     met: set[tuple[int, str]] = set()
 
-    @settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @settings(max_examples=stories, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(moves=st.one_of(scripts(), scripts(), st.lists(NOISE, max_size=28)))
     def compare(moves):
         met.update((hazard, condition) for hazard, condition, _ in agree(arch, moves).found)
 
     compare()
     every = {(hazard, condition) for hazard, conditions in PLAIN.items() for condition in conditions}
-    assert met == every - ELSEWHERE[arch]
+    assert met <= every - ELSEWHERE[arch]
+    assert stories < ENOUGH or met == every - ELSEWHERE[arch]

@@ -138,15 +138,15 @@ def two(p: float) -> list[float]:
 # --- the maximum ------------------------------------------------------------------------------------------------------
 
 
-def law_of_the_delay() -> Vector:
-    """P(handler starts at most r ns after the delivery), for one CPU in equilibrium."""
+def law_of_the_delay(touch: Touch) -> Vector:
+    """P(a call is taken at most r ns after the delivery), for one CPU in equilibrium."""
     q, _ = generators()
     longest = 400_000
     out = np.zeros(longest + 1)
+    stay = np.array(touch.waits)
     for x, state in enumerate(STATES):
-        if not state.masked:
+        if not stay[x]:
             out[state.wake :] += CHAIN.pi[x]
-    stay = np.array([state.masked for state in STATES])
     step, at = expm(q[np.ix_(stay, stay)]), np.array(CHAIN.pi)[stay]
     total = at.sum()
     for r in range(longest + 1):
@@ -155,8 +155,8 @@ def law_of_the_delay() -> Vector:
     return out
 
 
-def maxima(model: Model, name: str, cpus: int, n: int) -> list[int]:
-    """Delay of the last handler of one broadcast, one value per replication."""
+def maxima(model: Model, name: str, cpus: int, n: int, stops: bool) -> list[int]:
+    """Delay of the last handler of one broadcast, or of the last stopper, one value per replication."""
     stream = Streams(seed_of(name), 0).stream("background")
     delays = []
     for _ in range(n):
@@ -164,7 +164,10 @@ def maxima(model: Model, name: str, cpus: int, n: int) -> list[int]:
         passive, last = model(engine, cpus, stream), Last()
         until = 3_000
         engine.run(until)
-        passive.send(until, HANDLER, FLIGHT, last)
+        if stops:
+            passive.stop(until, HANDLER, FLIGHT, last)
+        else:
+            passive.send(until, HANDLER, FLIGHT, last)
         while last.waiting:
             until += 20_000
             engine.run(until)
@@ -178,12 +181,13 @@ def distance(values: list[int], cdf: Vector) -> float:
     return float(np.abs(at[: cdf.size] - cdf).max())
 
 
+@pytest.mark.parametrize("stops", [False, True])
 @pytest.mark.parametrize(("model", "n"), [("lazy", 6_000), ("explicit", 1_500)])
-def test_a_broadcast_takes_the_maximum_of_independent_delays(model: str, n: int) -> None:
-    name = f"test_a_broadcast_takes_the_maximum_of_independent_delays/{model}"
-    law = law_of_the_delay()
+def test_a_broadcast_takes_the_maximum_of_independent_delays(model: str, n: int, stops: bool) -> None:
+    name = f"test_a_broadcast_takes_the_maximum_of_independent_delays/{model}/{stops}"
+    law = law_of_the_delay(Touch("all", "preemptible" if stops else "unmasked"))
     assert law[-1] == pytest.approx(1.0, abs=1e-9)
-    values = maxima(MODELS[model], name, 15, n)
+    values = maxima(MODELS[model], name, 15, n, stops)
     assert distance(values, law**15) <= ks_threshold(n)
     # The statistic tells 15 CPUs from 25 with certainty.
     assert np.abs(law**15 - law**25).max() > 2 * ks_threshold(n)

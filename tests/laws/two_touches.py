@@ -74,6 +74,9 @@ class Last:
         self.waiting -= n
         self.at = max(self.at, at)
 
+    def all_arrived(self, t: int) -> bool:
+        return not self.waiting and self.at <= t
+
 
 class Touch(NamedTuple):
     """Whom a call goes to and what it waits for; which states those are."""

@@ -25,6 +25,7 @@ class Bench:
         self.passive_acks = passive_acks
         self.sends: list[tuple[int, int, int, int | None]] = []
         self.rounds: list[tuple[int, int, int]] = []
+        self.how: list[tuple[str, ...]] = []
 
     def task(self, cpu: int, at: int, body: Callable[[Task], Proc[Any]]) -> None:
         task = Task(f"task {cpu}", self.cpus[cpu], self.engine, 0)
@@ -69,7 +70,8 @@ class Bench:
 
     def deactivate(self, t: int, cpu: int, busy_until: int) -> None: ...
 
-    def send(self, t: int, handler_ns: int, flight_ns: int, round: Round, only: int | None = None) -> None:
+    def send(self, t: int, handler_ns: int, flight_ns: int, round: Round, only: int | None = None, *how: str) -> None:
+        self.how += [how] if how else []
         self.sends.append((t, handler_ns, flight_ns, only))
         for later in self.passive_acks if only is None else (handler_ns,):
             round.expect(1)
@@ -138,6 +140,20 @@ def test_a_target_that_turned_passive_in_flight_answers_from_there_and_counts_on
     assert bench.sends == [(100, HANDLER, FLIGHT, None), (120, HANDLER, 0, 1)]
     assert (rounds[0].targets, rounds[0].waiting, rounds[0].done_at) == (1, 0, 150)
     assert bench.cpus[1].interruptions == 0, "the background's account has it"
+
+
+def test_who_runs_a_task_is_busy_and_the_background_is_told_whom_to_spare() -> None:
+    bench = Bench(2, passive_acks=(40,))
+    bench.task(1, 0, bench.working(1_000))
+
+    def body(task: Task) -> Proc[None]:
+        round_ = bench.interrupts.send(task.cpu, HANDLER, FLIGHT, who="busy")
+        yield from bench.interrupts.wait(task, round_)
+        bench.rounds.append((round_.targets, round_.done_at, bench.engine.now))
+
+    bench.task(0, 100, body)
+    assert bench.run() == [(2, 160, 160)]
+    assert bench.how == [("busy", "unmasked")]
 
 
 def test_a_round_without_targets_takes_no_time() -> None:
