@@ -41,8 +41,11 @@ class Execmem:
 
     On x86_64: 6.1 has module_alloc for everything, 6.12 a range per type over vmalloc. 6.18 keeps text of modules,
     ftrace and kprobes in 2M pages that are read-only and executable: a piece of them becomes writable (and not
-    executable) while a module or ftrace writes it, kprobes poke; BPF is plain until 7.3, then poked into the cache.
+    executable) while a module or ftrace writes it, kprobes poke; EXECMEM_BPF is plain until 7.3, then in the cache too.
     Plain text is made read-only and executable in one operation where there is one. Elsewhere everything is plain.
+
+    What no kernel does this way: BPF programs take packs from here, not pages of their own; and a kprobe slot outside
+    the cache is made executable when it is allocated and poked, where this writes it first.
     """
 
     support: ClassVar[Support] = Support(

@@ -38,7 +38,7 @@ class ExecmemRoxCopy:
     """
 
     support: ClassVar[Support] = Support(
-        kinds=tuple(kind for kind in TextKind if kind not in (TextKind.MODULE_DATA, TextKind.RODATA,
+        kinds=tuple(kind for kind in TextKind if kind not in (TextKind.USER, TextKind.MODULE_DATA, TextKind.RODATA,
                                                               TextKind.RO_AFTER_INIT)),
         retired=("6.18", "7.3"),
         source="lore.kernel.org: Mike Rapoport, 2024-10, 'x86/module: use large ROX pages for text allocations'",
@@ -116,6 +116,7 @@ class ExecmemRoxCopy:
                 k.spend("list_walk")
             s.asked -= region.size
             s.taken -= region.reserved
+            yield from k.settle()
             queue_clean(k, s.cache)
 
     def usage(self, s: State) -> Usage:

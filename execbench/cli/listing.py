@@ -38,8 +38,9 @@ def backends(matrix: Matrix = False, as_json: options.Json = False) -> None:
         for arch in ARCHITECTURES:
             refused = support.refusal(arch)
             standing = {release: "n/a" if refused else support.status(release, arch) for release in RELEASES}
+            kernel = {*TextKind} - {*support.kinds} == {TextKind.USER}
             rows.append({"backend": name, "architecture": arch, **standing,
-                         "kinds": "kernel" if {*TextKind} - {*support.kinds} == {TextKind.USER} else ", ".join(support.kinds),
+                         "kinds": "kernel" if kernel else ", ".join(support.kinds),
                          "reason": refused})  # fmt: skip
     _print(rows, as_json)
 

@@ -59,6 +59,7 @@ class Shared:
         self.execmem_cache = execmem.Cache()
         self.text_generation = sync.Generation()
         self.workers: dict[int, Worker] = {}
+        machine.interrupts.watch(self.locks.values())
         self.recorder: Recorder
 
     def declare(self, kind: LockKind) -> Lock:

@@ -65,7 +65,6 @@ def stop_machine(k: Kernel, cost: str, n: int = 1, work: Proc[None] | None = Non
     """
     shared, task = k.shared, k.task
     k.count("stop_machine")
-    shared.interrupts.watch(shared.locks.values())
     with (yield from k.lock("stop_cpus_mutex")):
         others = shared.cpus - 1
         for _ in range(others):  # each is woken by itself (queue_stop_cpus_work)

@@ -89,10 +89,11 @@ def vfree_text(k: Kernel, area: VmArea, reset_alias: bool, flush: bool = False) 
     if mapped:
         k.text_map.unmap(area)
         k.tell("map", area, 0, area.pages, "none")
-        k.spend("pte_set", area.pages)
     k.vmap.free_lazy(area)
     _drain_if_many(k)
     k.spend("vmap_area_free")
+    if mapped:
+        k.spend("pte_set", area.pages)
     if flush and mapped:
         yield from purge_vmap_area_lazy(k)
     if reset_alias:

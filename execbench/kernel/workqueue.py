@@ -49,6 +49,7 @@ class Worker:
                 task.site = name
                 if operation is not None:
                     k.begin(operation, name)
+                yield from task.settle()  # the item's first act may be one that others see
                 yield from work(k)
                 if task.op is not None:
                     k.end()

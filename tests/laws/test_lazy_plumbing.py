@@ -131,6 +131,25 @@ def test_a_crowd_touched_twice_in_other_ways_has_their_law(touch: str) -> None:
         assert chi_square([count, n - count], two(p)) if p else not count
 
 
+@pytest.mark.parametrize("start", ["user", "idle", "deep"])
+def test_idle_or_busy_is_known_of_every_cpu_that_a_call_is_on_its_way_to(start: str) -> None:
+    """A crowd in one state is sent a call that flies for 5 us; 2 us later one to busy CPUs spares who is idle then."""
+    n = 20_000
+    test = f"test_idle_or_busy_is_known_of_every_cpu_that_a_call_is_on_its_way_to/{start}"
+    crowd = lazy_cpus(Engine(), n, Streams(seed_of(test), 0).stream("crowd"))
+    x = CHAIN.index(start)
+    crowd._crowd.groups = [(0, x, -1, True, x, (), (), False, n)]
+    crowd.send(0, HANDLER, 5_000, Last())
+    busy = Last()
+    crowd.send(2_000, HANDLER, FLIGHT, busy, None, "busy")
+    q, _ = generators()
+    idle = float(expm(q * 2_000)[x] @ Touch("busy").spares)
+    assert chi_square([n - busy.targets, busy.targets], two(idle))
+    assert sum(count for *_, count in crowd._crowd.groups) == n
+    # At the delivery more, or fewer, are idle.
+    assert abs(idle - float(expm(q * 5_000)[x] @ Touch("busy").spares)) > 8 * math.sqrt(idle * (1 - idle) / n)
+
+
 def two(p: float) -> list[float]:
     return [p, 1.0 - p]
 
