@@ -15,7 +15,7 @@ from execbench.costs import Entry
 from execbench.errors import InputError
 from execbench.kernel.operation import Operation
 from execbench.kernel.publish import publish
-from execbench.kernel.text import Image, Region, Request, TextKind, Usage
+from execbench.kernel.text import KERNEL_KINDS, TEXT_KINDS, Image, Region, Request, TextKind, Usage
 from execbench.sim.engine import Proc
 from execbench.sim.locks import LockKind
 from execbench.sim.memory import PAGE, VmArea
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from execbench.kernel.shared import Shared
 
 __all__ = [
-    "Backend", "Client", "Entry", "Image", "LockKind", "Proc", "Region", "Request", "Setting", "Support", "TextKind",
-    "Totals", "Usage",
+    "KERNEL_KINDS", "TEXT_KINDS", "Backend", "Client", "Entry", "Image", "LockKind", "Proc", "Region", "Request",
+    "Setting", "Support", "TextKind", "Totals", "Usage",
 ]  # fmt: skip
 
 S = TypeVar("S")
@@ -38,8 +38,8 @@ class Support:
     """What a backend can express, and whether releases ship it."""
 
     architectures: tuple[str, ...] = ("x86_64",)
-    kinds: tuple[TextKind, ...] = tuple(kind for kind in TextKind if kind is not TextKind.USER)
-    """Kinds of text served; user space is another world than kernel text, so only who says so serves it."""
+    kinds: tuple[TextKind, ...] = TEXT_KINDS
+    """Kinds served: kernel text unless told; a module's data and user space only by who says so."""
     sub_page: bool = False
     """Several regions may share one page."""
     writable_in_place: bool = False

@@ -190,6 +190,8 @@ class BpfProgPack:
                     yield from k.execmem_free(pack.memory)
 
     def usage(self, s: State) -> Usage:
-        """Reserved are whole packs; what chunks add to the programs is the internal waste."""
+        """Reserved are whole packs, or the cache that they are cut from; what chunks add is the internal waste."""
         reserved = len(s.packs) * s.pack_bytes + s.lone
+        if s.shared.arch.name == "x86_64" and TextKind.BPF in s.shared.release.rox_cache:
+            reserved = s.shared.execmem_cache.bytes
         return Usage(s.asked, reserved, s.taken - s.asked, s.shared.text_map.text_leaves())

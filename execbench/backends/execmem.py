@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from execbench.backends.module_alloc import DATA, protect_data
-from execbench.contract import Image, Proc, Region, Request, Support, TextKind, Usage
+from execbench.contract import KERNEL_KINDS, Image, Proc, Region, Request, Support, TextKind, Usage
 from execbench.kernel.execmem import Piece
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Execmem:
 
     support: ClassVar[Support] = Support(
         architectures=("x86_64", "arm64", "riscv64"),
+        kinds=KERNEL_KINDS,
         writable_in_place=True,
         shipped=("6.12", "6.18", "7.3"),
         source="mm/execmem.c, arch/x86/mm/init.c: execmem_arch_setup, kernel/module/strict_rwx.c",
@@ -97,6 +98,11 @@ class Execmem:
                 yield from k.execmem_restore_rox(piece)
             elif region.kind not in DATA:
                 yield from k.set_memory_rox(piece.area)
+
+    def seal(self, k: Kernel, s: State, region: Region) -> Proc[None]:
+        """module_enable_rodata_ro_after_init: set_memory_ro."""
+        piece: Piece = region.own
+        yield from k.set_memory_ro(piece.area, piece.first, piece.pages)
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """execmem_free."""

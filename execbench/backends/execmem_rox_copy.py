@@ -38,8 +38,6 @@ class ExecmemRoxCopy:
     """
 
     support: ClassVar[Support] = Support(
-        kinds=tuple(kind for kind in TextKind if kind not in (TextKind.USER, TextKind.MODULE_DATA, TextKind.RODATA,
-                                                              TextKind.RO_AFTER_INIT)),
         retired=("6.18", "7.3"),
         source="lore.kernel.org: Mike Rapoport, 2024-10, 'x86/module: use large ROX pages for text allocations'",
         absent={"arm64": _ELSEWHERE, "riscv64": _ELSEWHERE},

@@ -53,7 +53,6 @@ class JitTextAlloc:
 
     support: ClassVar[Support] = Support(
         architectures=("x86_64", "arm64", "riscv64"),
-        kinds=(TextKind.MODULE_TEXT, TextKind.INIT_TEXT, TextKind.BPF, TextKind.KPROBES, TextKind.FTRACE, TextKind.JIT),
         source="Mike Rapoport: v1 of 2023-06-01 <20230601101257.530867-1-rppt@kernel.org> with JIT_ALLOC_USE_TEXT_POKE "
         "(per-write), plan of 2023-06-25 <20230625161417.GK52412@kernel.org> (2M pages, int3, copy poked in one go)",
     )

@@ -60,7 +60,6 @@ class JitallocSlab:
 
     support: ClassVar[Support] = Support(
         architectures=("x86_64", "arm64", "riscv64"),
-        kinds=(TextKind.MODULE_TEXT, TextKind.INIT_TEXT, TextKind.BPF, TextKind.KPROBES, TextKind.FTRACE, TextKind.JIT),
         sub_page=True,
         source="Kent Overstreet, 2023: mm/jitalloc.c of the prototype, for bcachefs",
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from execbench.contract import Image, Proc, Region, Request, Support, TextKind, Totals, Usage
+from execbench.contract import KERNEL_KINDS, Image, Proc, Region, Request, Support, TextKind, Totals, Usage
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
@@ -28,6 +28,7 @@ class ModuleAlloc:
 
     support: ClassVar[Support] = Support(
         architectures=("x86_64", "arm64", "riscv64"),
+        kinds=KERNEL_KINDS,
         writable_in_place=True,
         shipped=("6.1",),
         retired=("6.12", "6.18", "7.3"),

@@ -25,7 +25,7 @@ def backends(matrix: Matrix = False, as_json: options.Json = False) -> None:
     """Backends, their standing in each release, and what they can express."""
     from execbench.kernel.arch import ARCHITECTURES
     from execbench.kernel.releases import RELEASES
-    from execbench.kernel.text import TextKind
+    from execbench.kernel.text import KERNEL_KINDS, TEXT_KINDS
     from execbench.registry.plugins import registered
 
     rows = []
@@ -38,9 +38,9 @@ def backends(matrix: Matrix = False, as_json: options.Json = False) -> None:
         for arch in ARCHITECTURES:
             refused = support.refusal(arch)
             standing = {release: "n/a" if refused else support.status(release, arch) for release in RELEASES}
-            kernel = {*TextKind} - {*support.kinds} == {TextKind.USER}
+            words = {KERNEL_KINDS: "text and data", TEXT_KINDS: "text"}
             rows.append({"backend": name, "architecture": arch, **standing,
-                         "kinds": "kernel" if kernel else ", ".join(support.kinds),
+                         "kinds": words.get(support.kinds) or ", ".join(support.kinds),
                          "reason": refused})  # fmt: skip
     _print(rows, as_json)
 

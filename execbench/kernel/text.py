@@ -24,6 +24,14 @@ class TextKind(StrEnum):
     USER = "user"
 
 
+TEXT_KINDS = (
+    TextKind.MODULE_TEXT, TextKind.INIT_TEXT, TextKind.BPF, TextKind.KPROBES, TextKind.FTRACE, TextKind.JIT,
+)  # fmt: skip
+"""What the kernel executes: an interface for text serves these, and leaves a module's data to others."""
+KERNEL_KINDS = tuple(kind for kind in TextKind if kind is not TextKind.USER)
+"""Text, and the data of modules beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One piece of memory asked of a backend: size in bytes; classic: made from a classic BPF program (cBPF)."""
