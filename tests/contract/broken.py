@@ -8,7 +8,7 @@ from typing import Any
 
 from execbench.backends.alloc_write_map import AllocWriteMap, close_alias
 from execbench.backends.module_alloc import ModuleAlloc
-from execbench.contract import Image, LockKind, Proc, Region, Support, TextKind, Totals, Usage
+from execbench.contract import Image, Proc, Region, Support, TextKind, Totals, Usage
 from execbench.kernel.facade import Kernel
 from execbench.kernel.shared import Shared
 from execbench.sim.memory import VmArea
@@ -28,14 +28,6 @@ def breaks(rule: str, **fields: Any) -> Callable[[type], type]:
     return add
 
 
-def _free(k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
-    return ModuleAlloc().free(k, s, regions)
-
-
-def _finalize(k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
-    return ModuleAlloc().finalize(k, s, regions)
-
-
 class _Plain:
     """Verbs of module_alloc, and nothing that a dataclass has."""
 
@@ -47,7 +39,7 @@ class _Plain:
         return ModuleAlloc().alloc(k, s, reqs)
 
     def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
-        return _finalize(k, s, regions)
+        return ModuleAlloc().finalize(k, s, regions)
 
 
 # --- shape ------------------------------------------------------------------------------------------------------------
@@ -384,8 +376,6 @@ class _LooksWhoListens(ModuleAlloc):
 
 @breaks("memory adds up")
 class _Miscounts(ModuleAlloc):
-    start_of = LockKind("unused", "mutex", "this test")
-
     def free(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         yield from super().free(k, s, regions)
         k.vmap.lazy_pages += 1
