@@ -140,6 +140,7 @@ def share_of_schedules(n: int, kinds: tuple[str, ...]) -> float:
     return found / n
 
 
+@pytest.mark.long
 def test_planted_errors_are_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each of six errors is found by the exact test and by the chi-square test; prints how surely each test does."""
     n, batch, schedules = 20_000, 500, 200
@@ -289,6 +290,7 @@ def share_of_programs(seeds: range) -> float:
     return found / len(seeds)
 
 
+@pytest.mark.long
 def test_errors_of_threads_and_stops_are_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def test_events_per_cycle_are_few_and_do_not_grow_with_cpus() -> None:
             assert counts[1] == pytest.approx(counts[0], rel=0.05)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_run() -> None:
     def peak(duration: str, **changes: Any) -> tuple[int, int]:
         world = world_of("bpf_prog_pack", 64, duration, **changes)

@@ -203,7 +203,9 @@ def table(of: Sequence[Row]) -> str:
     return "\n".join(["", f"{'row':38} {'use':9} {'measured':>9} {'simulated':>9} {'error':>7}", *map(str, of)])
 
 
-@pytest.mark.parametrize("family", [*WAYS, *BATCHED, "mprotect", "munmap"])
+@pytest.mark.parametrize(
+    "family", [*WAYS, *(pytest.param(family, marks=pytest.mark.long) for family in BATCHED), "mprotect", "munmap"]
+)
 def test_simulated_medians_meet_the_measured_ones(family: str) -> None:
     mine = rows(family)
     print(table(mine))
