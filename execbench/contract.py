@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from execbench.costs import Entry
+from execbench.costs import Entry, Estimate
 from execbench.errors import InputError
 from execbench.kernel.operation import Operation
 from execbench.kernel.publish import publish
@@ -19,14 +19,15 @@ from execbench.kernel.text import KERNEL_KINDS, TEXT_KINDS, Image, Region, Reque
 from execbench.sim.engine import Proc
 from execbench.sim.locks import LockKind
 from execbench.sim.memory import PAGE, VmArea
+from execbench.sim.task import Task
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
     from execbench.kernel.shared import Shared
 
 __all__ = [
-    "KERNEL_KINDS", "TEXT_KINDS", "Backend", "Client", "Entry", "Image", "LockKind", "Proc", "Region", "Request",
-    "Setting", "Support", "TextKind", "Totals", "Usage",
+    "KERNEL_KINDS", "TEXT_KINDS", "Backend", "Client", "Entry", "Estimate", "Image", "LockKind", "Proc", "Region",
+    "Request", "Setting", "Support", "TextKind", "Totals", "Usage",
 ]  # fmt: skip
 
 S = TypeVar("S")
@@ -143,12 +144,29 @@ class Setting:
     data: Callable[[str], Sequence[Row]]
     untaken: dict[tuple[str, str], Callable[[int], Iterable[int]]] = field(default_factory=dict)
     """Open loop: per client and kind, when arrivals are due before a given time (ns) that no thread has taken."""
+    places: tuple[int, ...] = ()
+    """CPU of each place that the client's `cpus` named; empty: as named."""
     publication: str | None = None
     """The path by which all text is published (execbench.kernel.publish), whatever path the client would take."""
 
     def stream(self, name: str) -> Any:
         """Return a named random stream of this replication."""
         return self.shared.machine.streams.stream(name)
+
+    def cpu(self, place: int) -> int:
+        """Return the CPU of one of the client's places: several clients are laid side by side."""
+        return self.places[place % len(self.places)] if self.places else place
+
+    def spawn(self, name: str, place: int, body: Callable[[Kernel], Proc[None]], at: int = 0) -> Task:
+        """Start a thread that runs `body(k)` at one of the client's places from `at` (ns) on."""
+        machine = self.shared.machine
+        task = Task(name, machine.active_cpu(self.cpu(place)), machine.engine, self.shared.costs.ns("task_wakeup"))
+        machine.engine.spawn(task.run(body(self.shared.view(task))), at, task.cpu.key)
+        return task
+
+    def serves(self, kind: TextKind) -> bool:
+        """Whether the backend under test hands out this kind; what it does not serve is the release's own business."""
+        return kind in self.backend.support.kinds
 
     def operation(self, client: str, kind: str, number: int, due: int, mode: str = "sync") -> Operation:
         """Return a fresh operation that reports to this run's sinks."""
@@ -214,17 +232,19 @@ class Client(Protocol):
     name: ClassVar[str]
     api_phases: ClassVar[frozenset[str]]
     kinds: ClassVar[tuple[TextKind, ...]]
-    """Kinds of text that the client asks for."""
+    """Kinds of text that the client asks of the backend; one that does not serve them all is refused."""
     arrivals: ClassVar[frozenset[str]]
     """Kinds of operation that arrive from outside: in an open loop they are due at their intended arrival."""
     costs: ClassVar[Mapping[str, Entry]]
     """What its own work costs, by the name under `[costs.client.NAME]`; spent as `client.NAME.COST`."""
 
+    # a method `refusal(arch: str, release: str) -> str`, if there is one, says why there is no such client there
+
     def computing_threads(self) -> int:
-        """Return how many threads need a CPU of their own."""
+        """Return how many threads need a CPU of their own, because they never sleep; others may share CPUs."""
 
     def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Return the CPUs that host the client's tasks."""
+        """Return the places that host the client's tasks, as if it were alone on the machine; more than CPUs wrap."""
 
     def start(self, setting: Setting) -> None:
         """Declare locks and spawn tasks at time 0."""

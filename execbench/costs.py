@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 from execbench.errors import MachineError, did_you_mean
 from execbench.units import time_ps
 
-__all__ = ["ARCHITECTURES", "CATALOGUE", "Cost", "CostTable", "Entry", "Evidence", "catalogue", "required"]
+__all__ = ["ARCHITECTURES", "CATALOGUE", "Cost", "CostTable", "Entry", "Estimate", "Evidence", "catalogue", "required"]
 
 Spread: TypeAlias = Literal["constant", "lognormal", "exponential"]
 Use: TypeAlias = Literal["input", "predicted"]
@@ -38,12 +38,25 @@ ARCHITECTURES: Final = ("x86_64", "arm64", "riscv64")
 _X86, _ARM, _RISCV = ((name,) for name in ARCHITECTURES)
 
 
+class Estimate(NamedTuple):
+    """What a client believes of one of its costs on `server-64`, for machine files that do not state it (assumed)."""
+
+    value: str
+    low: str
+    high: str
+    source: str
+
+
 class Entry(NamedTuple):
-    """One named cost: what one unit of it is, what it stands for, and the architectures that have it."""
+    """One named cost: what one unit of it is, what it stands for, and the architectures that have it.
+
+    `estimate` stands in where a machine file states nothing, times the machine's `code_factor`.
+    """
 
     per: str
     meaning: str
     arch: tuple[str, ...] = ARCHITECTURES
+    estimate: Estimate | None = None
 
 
 CATALOGUE: Final[dict[str, Entry]] = {
@@ -210,6 +223,18 @@ class CostTable:
     def weakest(self, names: Iterable[str]) -> Evidence:
         """Return the weakest evidence behind the named costs; ValueError if none is named."""
         return max((self[name].evidence for name in names), key=lambda evidence: evidence.rank)
+
+    def with_estimates(self, needed: Mapping[str, Entry], factor: float) -> CostTable:
+        """Return a table in which clients' estimates stand in for what is missing of `needed`, times `factor`."""
+        own: dict[str, Cost] = {}
+        for name, entry in needed.items():
+            if name in self._costs or entry.estimate is None:
+                continue
+            value, low, high, source = entry.estimate
+            ps, low_ps, high_ps = (_times(time_ps(given, name), factor) for given in (value, low, high))
+            source += "" if factor == 1 else f"; for server-64, times {factor:g} (machine.code_factor)"
+            own[name] = Cost(name, ps, low_ps, high_ps, entry.per, "constant", None, Evidence.ASSUMED, source, "input")
+        return CostTable({**self._costs, **own}, self._where)
 
     def require(self, needed: Mapping[str, Entry]) -> None:
         """Raise MachineError with the whole list if any of the needed costs is missing."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from execbench.contract import Setting
@@ -56,7 +56,8 @@ class World:
         self.clients = _clients(spec, plugins)
         self.backend = backend(spec["backend"], plugins)
         cpus = spec["machine"]["topology"]["cpus"]
-        named = sorted({cpu for client in self.clients for cpu in client.cpus(cpus)})
+        self.places = placed(self.clients, cpus - spec["machine"]["topology"].get("isolated", 0))
+        named = sorted({cpu for places in self.places for cpu in places})
         self.streams = Streams(run["seed"], replication)
         self.machine = Machine(spec["machine"], costs, self.streams, named, run)
         self.machine.start_rcu(rcu_rules(spec["machine"]["kernel"], release, costs, cpus, self.machine.arch))
@@ -80,8 +81,8 @@ class World:
         )
         outcome, detail = "ok", ""
         try:
-            for client in self.clients:
-                client.start(setting)
+            for client, places in zip(self.clients, self.places, strict=True):
+                client.start(replace(setting, places=places))
             self.machine.engine.run(self.duration + self.drain)
             self._check_alive()
         except SimulatedFailure as failure:
@@ -120,6 +121,16 @@ def _blamed(name: str, error: Exception) -> PluginError:
     where = f"plug-in {name}" + (f", line {places[-1].lineno}" if places else "")
     allowed = "verbs that keep the contract of execbench.contract.Backend"
     return PluginError(where, f"{type(error).__name__}: {error}", allowed, "see execbench/docs/extending.md")
+
+
+def placed(clients: Sequence[Any], cpus: int) -> list[tuple[int, ...]]:
+    """Lay the places of several clients side by side on the CPUs that keep house; beyond the last one they wrap."""
+    first, all_places = 0, []
+    for one in clients:
+        places = one.cpus(cpus)
+        all_places.append(tuple((first + place) % cpus for place in places))
+        first += max(places, default=-1) + 1
+    return all_places
 
 
 def metrics(world: World) -> dict[str, list[Any]]:

@@ -28,7 +28,7 @@ def full() -> CostTable:
 
 
 def test_every_entry_of_the_catalogue_says_what_one_unit_is_and_what_it_stands_for() -> None:
-    for name, (per, meaning, architectures) in CATALOGUE.items():
+    for name, (per, meaning, architectures, _) in CATALOGUE.items():
         assert name == name.strip().lower()
         assert per
         assert len(meaning) > 15

@@ -160,7 +160,7 @@ class _Neighbour:
 
     def start(self, setting: Any) -> None:
         machine = setting.shared.machine
-        task = Task("neighbour", machine.active_cpu(5), machine.engine, 100)
+        task = Task("neighbour", machine.active_cpu(setting.cpu(0)), machine.engine, 100)
         machine.engine.spawn(task.run(self._live(setting, setting.shared.view(task))), 0, task.cpu.key)
 
     def _live(self, setting: Any, k: Any) -> Any:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from execbench.clients.arrivals import loops
 from execbench.contract import Entry, Image, LockKind, Proc, Region, Request, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.operation import Operation
 from execbench.sim.dists import Dist, Exponential
 from execbench.sim.task import Task
-
-if TYPE_CHECKING:
-    from execbench.sim.rng import Stream
 
 BPF_LOCK = LockKind("bpf_lock", "spinlock", "kernel/bpf/core.c: bpf_lock (kallsyms)")
 PROG_IDR_LOCK = LockKind("prog_idr_lock", "spinlock", "kernel/bpf/syscall.c: prog_idr_lock")
@@ -37,7 +35,6 @@ COSTS = {
 _PROG_HEADER = 72 + 8
 """struct bpf_prog without its instructions, and the tag's padding (kernel/bpf/core.c: bpf_prog_calc_tag)."""
 _INSN = 8
-_DRAWS = 2  # uniforms per operation: which program, and how long to think before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +73,8 @@ class Loaded:
 class Bpf:
     """Threads that load a real program, drawn as a whole row, and unload their oldest one.
 
-    Closed loop: each thread thinks, loads, unloads. With `rate` (loads per second of all threads) arrivals are Poisson
-    and are taken in turn by whichever thread is free, latency counting from the intended arrival.
+    Closed loop: each thread thinks, loads, unloads. With `rate` (loads per second of all threads) or `trace` arrivals
+    come from outside (execbench.clients.arrivals).
     """
 
     name: ClassVar[str] = "bpf"
@@ -90,6 +87,10 @@ class Bpf:
     threads: int = 2
     think: Dist = field(default=Exponential(3e6), metadata={"unit": "time"})
     rate: float | None = field(default=None, metadata={"unit": "rate"})
+    burst: int = 1
+    """Arrivals at once, with `rate`: an agent that loads an object file loads all its programs."""
+    trace: str | None = field(default=None, metadata={"kind": "data"})
+    """Recorded arrivals instead (columns at_ns, client, kind)."""
     loaded: int = 140
     """Programs loaded before the measurement begins, and kept loaded."""
     jit_passes: int = 3
@@ -107,6 +108,8 @@ class Bpf:
             raise ValueError("loaded: at least one program per thread")
         if self.rate is not None and self.rate <= 0:
             raise ValueError("rate: above 0 loads per second")
+        if self.burst < 1:
+            raise ValueError("burst: at least 1")
         if self.jit_passes < 1:
             raise ValueError("jit_passes: at least 1")
         if self.branchy_factor < 1:
@@ -115,8 +118,8 @@ class Bpf:
             raise ValueError("branchy_at: above 0")
 
     def computing_threads(self) -> int:
-        """Return the threads that need a CPU of their own."""
-        return self.threads
+        """Return 0: every thread sleeps between programs, and gives way at ticks while it verifies."""
+        return 0
 
     def cpus(self, machine_cpus: int) -> tuple[int, ...]:
         """Place thread i on CPU i."""
@@ -137,14 +140,14 @@ class _Run:
         self.programs = _programs(setting.data(params.data))
         self.factor_ppm = [_branchy_ppm(params, program) for program in self.programs]
         self.loader = Loader(params, setting)
-        self.arrivals = _Arrivals(params.rate, setting) if params.rate is not None else None
-        if self.arrivals is not None:
-            setting.untaken["bpf", "load"] = self.arrivals.untaken
-        self.outstanding = 0  # arrivals inside the window that have not been served: later ones keep coming until then
+        self.loops = loops(
+            setting, "bpf", "load", threads=params.threads, draws=1, think=params.think, rate=params.rate,
+            burst=params.burst, trace=params.trace,
+        )  # fmt: skip
 
     def spawn_boot(self) -> None:
         machine = self.shared.machine
-        task = Task("bpf/boot", machine.active_cpu(0), machine.engine, 0)
+        task = Task("bpf/boot", machine.active_cpu(self.setting.cpu(0)), machine.engine, 0)
         machine.engine.spawn(task.run(self._boot(self.shared.view(task))), 0, task.cpu.key)
 
     def _boot(self, k: Kernel) -> Proc[None]:
@@ -160,44 +163,16 @@ class _Run:
             pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
             sets[i % params.threads].append(Loaded(program, regions, pages))
         yield from k.settle()
-        machine = self.shared.machine
         for i, mine in enumerate(sets):
-            task = Task(f"bpf/{i}", machine.active_cpu(i), machine.engine, self.shared.costs.ns("task_wakeup"))
-            body = self._thread(self.shared.view(task), i, mine)
-            machine.engine.spawn(task.run(body), k.now, task.cpu.key)
+            self.setting.spawn(f"bpf/{i}", i, partial(self._thread, thread=i, mine=mine), k.now)
 
     def _thread(self, k: Kernel, thread: int, mine: deque[Loaded]) -> Proc[None]:
-        params, setting = self.params, self.setting
-        draws = setting.stream(f"client.bpf/{thread}")
-        stop = setting.duration + setting.drain
-        number = 0
-        while True:
-            if self.arrivals is None:
-                which, think = draws.row(number, _DRAWS)
-                due = k.now + int(params.think.sample((think,)) + 0.5)
-                index = number
-                if due >= setting.duration:
-                    break
-            else:
-                due, index, which = self.arrivals.take()
-                if due >= stop or (due >= setting.duration and not self.outstanding):
-                    break
-                self.outstanding += due < setting.duration
-            drawn = int(which * len(self.programs))
-            op = index * params.threads + thread
-            if self.arrivals is None:  # nobody intended a time: the operation is due when the thread gets to it
-                yield from k.sleep_until(due)
-                yield from k.settle()
-                load = setting.operation("bpf", "load", op, k.now)
-            else:  # it is in the system from its arrival on, whatever its thread still waits for
-                load = setting.operation("bpf", "load", op, due)
-                yield from k.sleep_until(due)
-            mine.append((yield from self.loader.load(k, self.programs[drawn], load, self.factor_ppm[drawn])))
-            yield from self.loader.unload(k, mine.popleft(), op)
-            yield from k.settle()
-            if self.arrivals is not None:
-                self.outstanding -= due < setting.duration
-            number += 1
+        loop = self.loops[thread]
+        while (turn := (yield from loop.next(k))) is not None:
+            drawn = int(turn.row[0] * len(self.programs))
+            mine.append((yield from self.loader.load(k, self.programs[drawn], turn.operation, self.factor_ppm[drawn])))
+            yield from self.loader.unload(k, mine.popleft(), turn.number)
+            yield from loop.done(k, turn)
 
 
 class Loader:
@@ -300,34 +275,6 @@ class Loader:
         yield from self._setting.free(k, loaded.regions)
         k.phase("bpf_prog_free")
         yield from k.vfree_data(loaded.pages)
-
-
-class _Arrivals:
-    """Poisson arrivals of the whole client, taken in turn: exact FIFO with intended times and no arrival process."""
-
-    def __init__(self, rate: float, setting: Setting) -> None:
-        self._gap = 1e9 / rate
-        self._draws: Stream = setting.stream("client.bpf/arrivals")
-        self._at = 0.0
-        self._taken = 0
-
-    def take(self) -> tuple[int, int, float]:
-        """Return the next arrival: when (ns), its number, and the uniform that picks its program."""
-        gap, which = self._draws.row(self._taken, _DRAWS)
-        self._at += Exponential(self._gap).sample((gap,))
-        self._taken += 1
-        return int(self._at), self._taken - 1, which
-
-    def untaken(self, before: int) -> Iterator[int]:
-        """Yield when the arrivals are due that nobody has taken and that are due before a time (ns)."""
-        at, number = self._at, self._taken
-        while True:
-            gap, _ = self._draws.row(number, _DRAWS)
-            at += Exponential(self._gap).sample((gap,))
-            if int(at) >= before:
-                return
-            yield int(at)
-            number += 1
 
 
 def _programs(rows: Sequence[Mapping[str, str]]) -> list[Program]:

@@ -104,7 +104,7 @@ class _Run:
             name = f"jit/{i}" if i < params.threads else f"jit/spinner/{i - params.threads}"
             shared = self.setting.shared
             machine = shared.machine
-            task = Task(name, machine.active_cpu(i), machine.engine, shared.costs.ns("task_wakeup"))
+            task = Task(name, machine.active_cpu(self.setting.cpu(i)), machine.engine, shared.costs.ns("task_wakeup"))
             self.mm.enter(task)
             k = shared.view(task)
             body = self._thread(k, i) if i < params.threads else self._spinner(k)

@@ -24,6 +24,14 @@ LOCKS = {
         LockKind("pgtable_split_lock", "mutex", "arch/arm64/mm/mmu.c: pgtable_split_lock"),
         LockKind("stop_cpus_mutex", "mutex", "kernel/stop_machine.c: stop_cpus_mutex"),
         LockKind("execmem_cache.mutex", "mutex", "mm/execmem.c: execmem_cache"),
+        LockKind("module_mutex", "mutex", "kernel/module/main.c: module_mutex"),
+        LockKind("jump_label_mutex", "mutex", "kernel/jump_label.c: jump_label_mutex"),
+        LockKind("static_call_mutex", "mutex", "kernel/static_call_inline.c: static_call_mutex"),
+        LockKind("ftrace_lock", "mutex", "kernel/trace/ftrace.c: ftrace_lock"),
+        LockKind("direct_mutex", "mutex", "kernel/trace/ftrace.c: direct_mutex"),
+        LockKind("kprobe_mutex", "mutex", "kernel/kprobes.c: kprobe_mutex"),
+        LockKind("kprobe_insn_slots.mutex", "mutex", "kernel/kprobes.c: kprobe_insn_slots"),
+        LockKind("tracepoints_mutex", "mutex", "kernel/tracepoint.c: tracepoints_mutex"),
         LockKind("init_mm.mmap_lock", "rwsem", "mm/init-mm.c: init_mm; readers see execbench.kernel.locks.RwSem"),
     )
 }

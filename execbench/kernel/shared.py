@@ -63,10 +63,16 @@ class Shared:
         self.recorder: Recorder
 
     def declare(self, kind: LockKind) -> Lock:
-        """Make a lock of the kernel, a backend or a client; a name is declared once, PREEMPT_RT changes its kind."""
-        if kind.name in self.locks:
-            raise ValueError(f"lock {kind.name} is declared twice")
+        """Make a lock of the kernel, a backend or a client; PREEMPT_RT changes its kind.
+
+        Who declares the same lock again shares it; ValueError for another lock of the same name.
+        """
         kind = kind_here(kind, self.machine.preempt == "rt")
+        known = self.locks.get(kind.name)
+        if known is not None:
+            if known.kind != kind:
+                raise ValueError(f"lock {kind.name} is declared twice, as {known.kind} and as {kind}")
+            return known
         lock = Lock(kind, self.machine.engine, self.machine.probe, self.costs.ns("lock_handoff"))
         self.locks[kind.name] = lock
         return lock

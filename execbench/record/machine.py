@@ -129,6 +129,8 @@ class MachineRecorder:
         columns: Columns = {name: [] for name in names}
         for name, lock in sorted(self.shared.locks.items()):
             lock.sync()
+            if not lock.acquisitions:
+                continue
             holder = max(sorted(lock.blame), key=lock.blame.__getitem__, default="")
             row = (name, lock.acquisitions, lock.contended, lock.wait_ns, lock.wait_max_ns, lock.hold_ns, holder)
             for column, value in zip(columns.values(), row, strict=True):

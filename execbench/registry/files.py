@@ -52,7 +52,7 @@ def rows_of(path: Path) -> Sequence[Mapping[str, str]]:
     return _rows(str(path), path.stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _rows(path: str, changed_ns: int) -> Sequence[Mapping[str, str]]:
     with gzip.open(path, "rt", newline="") if path.endswith(".gz") else open(path, newline="") as file:
         return tuple(csv.DictReader(file))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from execbench.errors import InputError, PluginError, did_you_mean
+from execbench.errors import InputError, MachineError, PluginError, did_you_mean
 from execbench.registry.instances import client
 from execbench.registry.params import constructed, fields_of, given_fields, resolved
 from execbench.registry.plugins import class_for, display_name, load_source, sha8, snake, source_of
@@ -93,6 +93,7 @@ class Point:
             explicit = self.run["cpu_model"] == "explicit"
             name = str(self._chosen("machine")[0])
             self.machine = resolve.machine(name, self.tables["machine"], self.clients, explicit)
+            self._declared()
             self._threads_fit()
 
     def _chosen(self, key: str) -> tuple[Any, str]:
@@ -139,15 +140,28 @@ class Point:
                 raise InputError(f"client.{name}", name, ", ".join(known), did_you_mean(name, known) or
                                  f"the clients of workload {self.workload_file.name} are meant")  # fmt: skip
 
+    def _declared(self) -> None:
+        """Refuse an architecture that the workload says it does not speak of, or a client cannot have."""
+        allowed, arch = self.workload.workload.architectures, self.machine["arch"]
+        if arch not in allowed:
+            raise MachineError("--machine", f"{self.machine['name']}, which is {arch}", f"{', '.join(allowed)}: "
+                               f"workload {self.workload_file.name} says nothing of others",
+                               "choose another machine with -m")  # fmt: skip
+        for name, params in self.clients.items():
+            refusal = getattr(client(name, params), "refusal", None)
+            if refusal is not None and (reason := refusal(arch, self.kernel["release"])):
+                raise InputError(f"client.{name}", f"{arch}, {self.kernel['release']}: {reason}",
+                                 "an architecture and a release that have it",
+                                 "choose another machine (-m) or release (-k)")  # fmt: skip
+
     def _threads_fit(self) -> None:
-        """Refuse more computing threads than CPUs: run queues are first in, first out, without time slices."""
+        """Refuse more threads that never sleep than CPUs: each would take turns with another for ever."""
         cpus = self.machine["topology"]["cpus"]
         threads = {name: client(name, params).computing_threads() for name, params in self.clients.items()}
         if sum(threads.values()) > cpus:
             name = max(threads, key=lambda client: threads[client])
             raise InputError(f"client.{name}.threads", f"{sum(threads.values())} computing threads on {cpus} CPUs",
-                             f"at most {cpus} threads that compute",
-                             "a CPU has no time slices, so a thread that computes needs one of its own: "
+                             f"at most {cpus} threads that never sleep",
                              "use fewer threads or more CPUs (--cpus)")  # fmt: skip
 
     def cells(self) -> list[Cell]:

@@ -65,7 +65,9 @@ def machine(name: str, tables: Mapping[str, Any], clients: Mapping[str, Any], ex
     features = checked(FEATURES[known.arch], known.features, "machine.features")
     own = client_costs()
     costs = CostTable.from_toml(known.costs, "machine.costs", known.arch, own)
-    costs.require(required(known.arch, {name: own.get(name, {}) for name in clients}))
+    needed = required(known.arch, {name: own.get(name, {}) for name in clients})
+    costs = costs.with_estimates(needed, known.code_factor)
+    costs.require(needed)
     kept = {cost: row for cost, row in costs.to_spec().items() if _needed(cost, clients)}
     return {
         "name": name,

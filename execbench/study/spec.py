@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from execbench.costs import ARCHITECTURES
 from execbench.errors import InputError, MachineError, did_you_mean
 
 __all__ = [
@@ -59,13 +60,17 @@ class RunTable(_Table):
 
 
 class WorkloadTable(_Table):
-    """`[workload]`: the question, and the defaults of what a run may also name itself."""
+    """`[workload]`: the question, and the defaults of what a run may also name itself.
+
+    architectures: those that the workload speaks of (all); a machine of another is refused.
+    """
 
     question: str
     horizon: Literal["steady-state", "terminating"]
     machine: str
     kernel: str
     backends: Annotated[list[str], Field(min_length=1)]
+    architectures: Annotated[list[Literal["x86_64", "arm64", "riscv64"]], Field(min_length=1)] = [*ARCHITECTURES]
 
 
 class WorkloadFile(_Table):
@@ -215,9 +220,13 @@ class BackgroundTable(ChainTable):
 
 
 class MachineFile(_Table):
-    """A machine after its `extends` chain is merged; its architecture says what `features` may hold (FEATURES)."""
+    """A machine after its `extends` chain is merged; its architecture says what `features` may hold (FEATURES).
+
+    code_factor: how many times longer plain kernel code takes than on server-64, for costs that only clients estimate.
+    """
 
     arch: Literal["x86_64", "arm64", "riscv64"]
+    code_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
     topology: TopologyTable
     features: dict[str, Any]
     kernel: KernelConfigTable

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from execbench.clients.bpf import _DRAWS
 from execbench.kernel.operation import Operation
 from execbench.record.operations import OperationRecorder
 from execbench.sim.dists import Exponential
@@ -38,7 +37,7 @@ def arrivals(spec: dict[str, Any], replication: int) -> list[int]:
     gaps = Exponential(1e9 / spec["workload"]["clients"]["bpf"]["rate"])
     at, due = 0.0, []
     while True:
-        at += gaps.sample((stream.row(len(due), _DRAWS)[0],))
+        at += gaps.sample((stream.row(len(due), 2)[0],))
         if int(at) >= spec["run"]["duration"]:
             return due
         due.append(int(at))

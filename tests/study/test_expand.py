@@ -152,8 +152,6 @@ def test_a_wrong_study_is_refused_with_its_place(here: Path, text: str, said: st
     ("options", "error", "said"),
     [
         ({"cpus": 0}, MachineError, "--cpus: got 0; allowed: greater than or equal to 1"),
-        ({"cpus": 1}, InputError, "tiny.toml:15: client.bpf.threads: got 2 computing threads on 1 CPUs; .*time slices"),
-        ({"set": ["client.bpf.threads=5", "client.bpf.loaded=9"]}, InputError, "client.bpf.threads: got 5 computing"),
         ({"machine": "smal"}, InputError, "--machine: got smal; .*did you mean 'small'"),
         ({"kernel": "6.11"}, InputError, "--kernel: got .*6.11.*; allowed: 6.1, 6.12, 6.18, 7.3; did you mean"),
         ({"backends": "modul_alloc"}, InputError, "--backend: got .*did you mean 'module_alloc'"),
