@@ -10,6 +10,7 @@ import typer
 
 from execbench.cli.audit import audit
 from execbench.cli.check import check
+from execbench.cli.importing import app as import_app
 from execbench.cli.listing import app as list_app
 from execbench.cli.new import app as new_app
 from execbench.cli.report import report
@@ -37,6 +38,7 @@ app.command(rich_help_panel="Trust")(verify)
 app.command(rich_help_panel="Trust")(check)
 app.command(rich_help_panel="Trust")(audit)
 app.add_typer(list_app, name="list", rich_help_panel="Set up")
+app.add_typer(import_app, name="import", rich_help_panel="Set up")
 app.add_typer(new_app, name="new", rich_help_panel="Set up")
 
 

@@ -1,0 +1,80 @@
+"""A user's own machine as data: files of real systems read into the data files that workloads name."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from execbench.errors import CannotWrite
+
+__all__ = ["WHAT", "Imported", "What", "imported"]
+
+What: TypeAlias = Literal["modules", "veristat", "ftrace"]
+WHAT: Final[Mapping[What, str]] = {
+    "modules": "client.module.data",
+    "veristat": "client.bpf.data",
+    "ftrace": "client.NAME.trace",
+}
+"""What can be imported, and the key of a workload that names the file."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What one import wrote: rows in all, how many of each sort, and what the reader must know about them."""
+
+    file: Path
+    rows: int
+    sorts: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def imported(what: What, path: Path, out: Path) -> Imported:
+    """Read `path` and write the data file `out` (CSV, or .gz); InputError for what cannot be read, CannotWrite."""
+    rows, columns, sorts, notes = _READERS[what](path)
+    _write(rows, columns, out)
+    return Imported(out, len(rows), sorts, notes)
+
+
+_Read = tuple[list[dict[str, str]], tuple[str, ...], dict[str, int], tuple[str, ...]]
+
+
+def _modules(path: Path) -> _Read:
+    from execbench.importers.modules import COLUMNS, modules_of
+
+    rows = list(modules_of(path))
+    with_init = sum(row["exec_init"] != "0" for row in rows)
+    return rows, COLUMNS, {"modules": len(rows), "with init text": with_init}, ()
+
+
+def _veristat(path: Path) -> _Read:
+    from execbench.importers.veristat import COLUMNS, programs_of
+
+    rows, derived = programs_of(path)
+    notes = tuple(f"{column}: not in the file, derived (execbench.importers.veristat)" for column in derived)
+    return rows, COLUMNS, {"accepted programs": len(rows)}, notes
+
+
+def _ftrace(path: Path) -> _Read:
+    from execbench.importers.ftrace import COLUMNS, arrivals_of, counted
+
+    rows = arrivals_of(path)
+    span = f"the last of them begins {int(rows[-1]['at_ns']) / 1e9:.3g} s behind the first event: see --duration"
+    return rows, COLUMNS, {f"{client} {kind}": n for (client, kind), n in counted(rows).items()}, (span,)
+
+
+_READERS = {"modules": _modules, "veristat": _veristat, "ftrace": _ftrace}
+
+
+def _write(rows: Sequence[Mapping[str, str]], columns: Sequence[str], path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(path, "wt", newline="") if path.suffix == ".gz" else path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise CannotWrite(str(path), error.strerror or str(error), "choose another file with -o") from error
