@@ -1,15 +1,15 @@
-"""The commands as functions: `run`, `sweep`, `load`, `verify`, `check`. The command line is a skin over this module."""
+"""The commands as functions: `run`, `sweep`, `load`, `verify`, `check`, `audit`; the command line is a skin."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from execbench.conformance import Conformance, conformance
-from execbench.errors import InputError
+from execbench.errors import CannotWrite, InputError
 from execbench.scaffold import write_backend
 from execbench.store import manifest, parts
 from execbench.store.schema import TABLES
@@ -22,9 +22,11 @@ from execbench.study.work import Progress, ProgressCall, carry_out, directory_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from execbench.audit import Audit
+
 __all__ = [
-    "Conformance", "Plan", "Progress", "Results", "Verification", "check", "load", "new_backend", "run", "sweep",
-    "verify",
+    "Conformance", "Plan", "Progress", "Results", "Verification", "audit", "check", "load", "new_backend", "run",
+    "sweep", "verify",
 ]  # fmt: skip
 
 Settings = Iterable[str] | Mapping[str, Any]
@@ -85,6 +87,50 @@ def check(backend: str, architectures: Iterable[str] | None = None) -> Conforman
     On every architecture and release that the backend declares, or on these architectures only.
     """
     return conformance(backend, architectures)
+
+
+def audit(
+    workload: str, *, backends: str | Iterable[str] | None = None, machines: str | Iterable[str] | None = None,
+    paths: str | Iterable[str] | None = None, kernel: str | None = None, replications: int = 1,
+    seed: int | None = None, set: Settings = (), out: str | Path | None = None, workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Audit:  # fmt: skip
+    """Judge whether text is safe: six hazards for every backend, machine (one per architecture) and publication path.
+
+    `out`: a directory that gets the verdicts as `text_safety.parquet` and `text_safety.json` (docs/audit.md).
+    progress(done, total) counts runs. Raises InputError before anything runs, CannotWrite.
+    """
+    from execbench.audit import audit as judged
+    from execbench.study.arms import split_arms
+
+    found = judged(workload, backends=split_arms(backends) if backends is not None else None,
+                   machines=_several(machines), paths=_several(paths), kernel=kernel, replications=replications,
+                   seed=seed, settings=set, workers=workers or 1, progress=progress)  # fmt: skip
+    if out is not None:
+        _write_text_safety(found, Path(out))
+    return found
+
+
+def _several(names: str | Iterable[str] | None) -> list[str] | None:
+    return names.split(",") if isinstance(names, str) else list(names) if names is not None else None
+
+
+def _write_text_safety(found: Audit, directory: Path) -> None:
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from execbench.audit import COLUMNS, text_safety
+
+    rows = text_safety(found)
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema), directory / "text_safety.parquet")
+        (directory / "text_safety.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(str(directory), f"cannot be written ({error.strerror})", "choose another -o") from error
 
 
 def new_backend(file: str | Path) -> None:

@@ -10,15 +10,15 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from typing import Any, Final
 
 from execbench.contract import Image, Proc, Region, Request, Setting
-from execbench.errors import InputError, MachineError
+from execbench.errors import InputError
 from execbench.kernel.facade import Kernel
 from execbench.kernel.publish import PASSIVE, PATHS
-from execbench.record.audit import FactLog, Findings, Judgement, Platform, analyse, verdicts
+from execbench.record.audit import HAZARDS, FactLog, Findings, Judgement, Platform, analyse, rule, verdicts
 from execbench.record.audit.rules import machine_facts
 from execbench.record.audit.verdicts import exposed
 from execbench.registry.plugins import names
@@ -28,7 +28,7 @@ from execbench.study.load import read
 from execbench.study.point import Asked, Cell, Point
 from execbench.study.spec import StudyFile, canonical
 
-__all__ = ["MACHINES", "Audit", "Row", "audit", "replay", "rows_of"]
+__all__ = ["COLUMNS", "MACHINES", "Audit", "Row", "audit", "replay", "rows_of", "text_safety"]
 
 MACHINES: Final = ("server-64", "amd-invlpgb-128", "arm64-server-128", "riscv64-server-64")
 """One machine of every architecture, and one whose flushes interrupt nobody."""
@@ -62,6 +62,9 @@ class Row:
     with_s: float = 0.0
     without_s: float = 0.0
     same: bool = True
+    release: str = ""
+    kinds: tuple[str, ...] = ()
+    """Kinds of the text that was published."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Audit:
     workload: str
     rows: tuple[Row, ...]
     machines: Mapping[str, Mapping[str, str]]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Machines that nobody named and that cannot run the workload so, and why."""
 
     @property
     def cost(self) -> float:
@@ -87,14 +92,16 @@ def audit(
     paths: Iterable[str] | None = None,
     kernel: str | None = None,
     replications: int = 1,
-    settings: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    settings: Iterable[str] | Mapping[str, Any] = (),
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
     """Judge a workload on backends (all), machines (one per architecture) and publication paths (all).
 
-    Paths that force nothing are one row: what holds for one of them holds for all. A machine that cannot run the
-    workload is left out unless it was named. Raises InputError and MachineError before anything runs.
+    Paths that force nothing are one row: what holds for one of them holds for all. A machine that cannot run this is
+    left out unless it was named, or none can. `settings` are KEY=VALUE texts or a mapping of dotted keys; a run takes
+    SHORT unless they say otherwise. Raises InputError before anything runs.
     """
     wanted = tuple(paths or PATHS)
     for via in wanted:
@@ -104,27 +111,37 @@ def audit(
     runs = passive[:1] + [via for via in wanted if via not in PASSIVE]
     arms = list(backends or names("backends"))
     work: list[tuple[Cell, Mapping[str, str], str]] = []
+    left_out: dict[str, InputError] = {}
     for machine in machines or [name for name in MACHINES if name in files("machine")]:
         try:
-            point = _point(workload, arms, machine, kernel, settings or {})
-        except MachineError:
+            point = _point(workload, arms, machine, kernel, seed, settings)
+        except InputError as error:
             if machines:
                 raise
+            left_out[machine] = error
             continue
         work += [(cell, point.plugins, via) for cell in point.cells() for via in runs]
+    if left_out and not work:
+        raise next(iter(left_out.values()))
     assumed = {
         str(spec["name"]): machine_facts(spec["arch"], spec["features"]).because
         for spec in (cell.spec["machine"] for cell, _, _ in work)
     }
     rows = _rows(work, replications, workers, progress or (lambda done, total: None))
     together = {passive[0]: ", ".join(passive)} if passive else {}
-    return Audit(workload, tuple(replace(row, via=together.get(row.via, row.via)) for row in rows), assumed)
+    rows = [replace(row, via=together.get(row.via, row.via)) for row in rows]
+    return Audit(workload, tuple(rows), assumed, {machine: str(error) for machine, error in left_out.items()})
 
 
-def _point(workload: str, arms: Sequence[str], machine: str, kernel: str | None, settings: Mapping[str, Any]) -> Point:
+def _point(
+    workload: str, arms: Sequence[str], machine: str, kernel: str | None, seed: int | None,
+    settings: Iterable[str] | Mapping[str, Any],
+) -> Point:  # fmt: skip
+    """Return what is simulated on one machine: a short run, unless the settings say how long."""
     clients = read("workload", workload, "--workload").table.get("client", {})
     few = {key: value for client, keys in FEW.items() if client in clients for key, value in keys.items()}
-    asked = Asked.of(workload=workload, backends=arms, machine=machine, kernel=kernel, set={**SHORT, **few, **settings})
+    short = Asked.of(workload=workload, backends=arms, machine=machine, kernel=kernel, set={**SHORT, **few})
+    asked = replace(short, settings=short.settings + Asked.of(seed=seed, set=settings).settings)
     return Point(asked, None, StudyFile.model_validate({"study": {}}), {})
 
 
@@ -158,7 +175,44 @@ def _computed(calls: Sequence[tuple[Any, ...]], workers: int, progress: Callable
 
 def _refused(cell: Cell, via: str) -> Row:
     machine = cell.spec["machine"]
-    return Row(cell.arm, machine["name"], machine["arch"], via, cell.status, {}, refused=cell.refused)
+    return Row(cell.arm, machine["name"], machine["arch"], via, cell.status, {}, refused=cell.refused,
+               release=cell.spec["kernel"]["release"])  # fmt: skip
+
+
+# --- as a table -------------------------------------------------------------------------------------------------------
+
+COLUMNS: Final = {
+    "workload": "string", "backend": "string", "machine": "string", "architecture": "string", "release": "string",
+    "kinds": "string", "publication": "string", "status": "string", "hazard": "int32", "name": "string",
+    "verdict": "string", "clause": "string", "also": "string", "silent": "bool", "missing": "string",
+    "count": "int64", "byte_seconds": "float64", "detail": "string", "trace": "string",
+}  # fmt: skip
+"""The columns of `text_safety` and their Arrow types; docs/audit.md says what each holds."""
+
+
+def text_safety(found: Audit) -> list[dict[str, Any]]:
+    """Return the table `text_safety`: one row per backend, machine, path of publication and hazard that was met.
+
+    Paths that share a verdict are rows of their own here. Clauses are the rows of rules.toml as "hazard/architecture/
+    condition"; several kinds or conditions are joined by ", ", the lines of a trace by newlines.
+    """
+    return [
+        _told(found.workload, row, via, judgement)
+        for row in found.rows
+        for via in row.via.split(", ")
+        for _, judgement in sorted(row.judged.items())
+    ]
+
+
+def _told(workload: str, row: Row, via: str, one: Judgement) -> dict[str, Any]:
+    return {
+        "workload": workload, "backend": row.arm, "machine": row.machine, "architecture": row.arch,
+        "release": row.release, "kinds": ", ".join(row.kinds), "publication": via, "status": row.status,
+        "hazard": one.hazard, "name": HAZARDS[one.hazard], "verdict": str(one.verdict),
+        "clause": one.rule.id, "also": ", ".join(rule(one.hazard, row.arch, also).id for also in one.also),
+        "silent": one.rule.silent, "missing": one.rule.missing, "count": one.count, "byte_seconds": one.byte_seconds,
+        "detail": one.detail, "trace": "\n".join(one.trace),
+    }  # fmt: skip
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -183,7 +237,8 @@ def _row(spec: dict[str, Any], arm: str, status: str, plugins: Mapping[str, str]
     between = time.perf_counter()
     findings, record = replay(spec, replication, via, plugins)
     end = time.perf_counter()
-    row = Row(arm, machine["name"], machine["arch"], via, status, verdicts(findings), published=findings.published)
+    row = Row(arm, machine["name"], machine["arch"], via, status, verdicts(findings), published=findings.published,
+              release=spec["kernel"]["release"], kinds=tuple(sorted(findings.kinds)))  # fmt: skip
     if findings.paths - {via}:
         return replace(row, judged={}, refused=f"its client publishes by {', '.join(sorted(findings.paths))} only")
     return replace(
@@ -199,16 +254,22 @@ def _row(spec: dict[str, Any], arm: str, status: str, plugins: Mapping[str, str]
 
 
 def _worse(one: Row, other: Row) -> Row:
-    """Return both as one row: per hazard the judgement that stands lower."""
+    """Return both as one row: per hazard the judgement that stands lower, and how long both were open together."""
     judged = dict(one.judged)
     for hazard, judgement in other.judged.items():
-        if hazard not in judged or judgement.verdict > judged[hazard].verdict:
+        before = judged.get(hazard)
+        if before is None:
             judged[hazard] = judgement
+            continue
+        known = [each.byte_ns for each in (before, judgement) if each.byte_ns is not None]
+        both = sum(known) if len(known) == 2 else None
+        judged[hazard] = replace(judgement if judgement.verdict > before.verdict else before, byte_ns=both)
     return replace(
         one, judged=judged, exposure=tuple(dict.fromkeys(one.exposure + other.exposure)),
         future=tuple(sorted({*one.future, *other.future})), published=one.published + other.published,
         outcome=one.outcome or other.outcome, facts=one.facts + other.facts, with_s=one.with_s + other.with_s,
         without_s=one.without_s + other.without_s, same=one.same and other.same,
+        kinds=tuple(sorted({*one.kinds, *other.kinds})),
     )  # fmt: skip
 
 
@@ -238,6 +299,7 @@ def platform_of(spec: Mapping[str, Any], world: World) -> Platform:
         machine.get("features", {}),
         retries=spec["backend"]["params"].get("sync") == "trap-and-retry",
         page=machine["kernel"].get("page_size", 4096),
+        cpus=machine["topology"]["cpus"],
         tasks_rcu=world.machine.flavours.tasks is not None,
     )
 

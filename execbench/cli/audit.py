@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,24 +16,31 @@ if TYPE_CHECKING:
     from execbench.audit import Audit, Row
     from execbench.record.audit import Judgement
 
+Out = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", metavar="DIR",
+                 help="Also write the verdicts there: text_safety.parquet and text_safety.json."),
+]  # fmt: skip
 Machines = Annotated[
     list[str] | None,
     typer.Option("-m", "--machine", metavar="NAME",
                  help="Machine file or name; repeat for more (default: one of every architecture)."),
 ]  # fmt: skip
 WIDTH = 100
-SHORT = ("architecture", "protocol", "no mechanism", "mechanism", "VIOLATED")
+SHORT = ("arch", "proto", "nomech", "mech", "VIOL")
 """The ladder in the table, best first."""
+HEAD = {1: "1 stale", 2: "2 torn", 3: "3 fault", 4: "4 transl", 5: "5 freed", 6: "6 W^X"}
+"""The hazards as heads of columns."""
 
 
 def audit(
     workload: options.Workload = None, backend: options.Backends = None, machine: Machines = None,
-    kernel: options.Kernel = None, replications: options.Replications = None, jobs: options.Jobs = None,
-    as_json: options.Json = False,
+    kernel: options.Kernel = None, replications: options.Replications = None, seed: options.Seed = None,
+    set_: options.Settings = None, jobs: options.Jobs = None, out: Out = None, as_json: options.Json = False,
 ) -> int:  # fmt: skip
     """Judge whether text is safe: six hazards for every API, architecture and path of publication."""
-    from execbench.audit import audit as run
-    from execbench.errors import InputError
+    from execbench import api
+    from execbench.errors import InputError, NothingMeasured
     from execbench.study import load
 
     if workload is None:
@@ -40,10 +48,20 @@ def audit(
         raise InputError("--workload", "nothing", f"a workload file (path) or one of: {names}", "name one with -w")
     if replications is not None and replications < 1:
         raise InputError("--replications", replications, "a number from 1 on", "leave it out to run one")
-    found = run(workload, backends=backend, machines=machine, kernel=kernel, replications=replications or 1,
-                workers=options.jobs_or_all(jobs), progress=_progress)  # fmt: skip
+    found = api.audit(workload, backends=backend, machines=machine, kernel=kernel, replications=replications or 1,
+                      seed=seed, set=set_ or (), out=out, workers=options.jobs_or_all(jobs),
+                      progress=_progress)  # fmt: skip
+    if not any(row.judged or row.outcome for row in found.rows):
+        raise NothingMeasured(*_nothing(found))
     print(json.dumps(_plain(found), indent=1) if as_json else "\n".join(_text(found)))
     return 1 if any(row.outcome for row in found.rows) else 0
+
+
+def _nothing(found: Audit) -> tuple[str, str]:
+    """Return why there is no verdict at all, and what to do."""
+    arms = ", ".join(dict.fromkeys(row.arm for row in found.rows))
+    why = "; ".join(dict.fromkeys(row.refused or "no text was published in time" for row in found.rows))
+    return f"nothing to judge: workload {found.workload} on {arms} ({why})", "see `execbench list backends --matrix`"
 
 
 def _progress(done: int, total: int) -> None:
@@ -55,26 +73,31 @@ def _progress(done: int, total: int) -> None:
 
 
 def _text(found: Audit) -> Iterator[str]:
+    from execbench.kernel.publish import PASSIVE
     from execbench.record.audit import HAZARDS, Verdict
 
-    yield f"Text safety of workload {found.workload}: what the architecture permits, not what chance did"
+    yield from _folded(f"Text safety of workload {found.workload}: what the architecture permits, not what chance did")
     yield ""
-    head = ["API", "published by", *(f"{number} {name}" for number, name in HAZARDS.items())]
+    head = ["API", "published by", *(HEAD[number] for number in HAZARDS)]
     for machine in dict.fromkeys(row.machine for row in found.rows):
         rows = [row for row in found.rows if row.machine == machine]
         yield f"{rows[0].arch}, {machine}"
         yield from _table(head, _merged([row for row in rows if not row.refused]))
-        for arm in dict.fromkeys(row.arm for row in rows):
-            yield from _not_applicable([row for row in rows if row.arm == arm])
+        yield from _not_applicable(rows)
         yield ""
+    for machine, why in found.left_out.items():
+        yield from _folded(f"{machine}: left out ({why})")
     ladder = "; ".join(f"{short} = {verdict}" for short, verdict in zip(SHORT, Verdict, strict=True))
     yield from _folded(f"From best to worst: {ladder}. -: nothing of the kind happened.")
-    yield from _folded("6 names the worst alias through which text that was executable could be written.")
+    hazards = ", ".join(f"{number} {name}" for number, name in HAZARDS.items())
+    yield from _folded(f"Hazards: {hazards}. 6 names the worst alias through which text that was executable could be "
+                       "written (win: in windows; perm: as long as it lives).")  # fmt: skip
+    yield from _folded(f"passive: {', '.join(PASSIVE)}, which force nothing: one verdict holds for all of them.")
     yield ""
     yield from _exposures(found)
     yield from _clauses(found)
     yield from _assumed(found)
-    yield _cost(found)
+    yield from _folded(_cost(found))
 
 
 def _merged(rows: list[Row]) -> list[list[str]]:
@@ -82,7 +105,7 @@ def _merged(rows: list[Row]) -> list[list[str]]:
     lines: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         judged = tuple(_cell(row, hazard) for hazard in range(1, 7))
-        lines.setdefault((row.arm, *judged), []).append(row.via)
+        lines.setdefault((row.arm, *judged), []).append(_path(row.via))
     count = {arm: sum(row.arm == arm for row in rows) for arm in {row.arm for row in rows}}
     return [
         [arm, "any path" if len(vias) == count[arm] > 1 else ", ".join(vias), *judged]
@@ -90,38 +113,55 @@ def _merged(rows: list[Row]) -> list[list[str]]:
     ]
 
 
+def _path(via: str) -> str:
+    """Return the paths of a row, those that force nothing by one word."""
+    from execbench.kernel.publish import PASSIVE
+
+    return via.replace(", ".join(PASSIVE), "passive")
+
+
 def _cell(row: Row, hazard: int) -> str:
     judgement = row.judged.get(hazard)
     if judgement is None:
         return "-"
     if hazard == 6:
-        return judgement.rule.condition.replace("-", " ")
+        return judgement.rule.condition.replace("-windows", " win").replace("-permanent", " perm")
     return SHORT[judgement.verdict]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    """Yield columns as wide as they need to be; a name that repeats is written once."""
+    """Yield columns as wide as they need to be; a name that repeats is written once, a long one on its own line."""
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    room = max(WIDTH - 2 - sum(width + 2 for width in widths[1:]), len(head[0]))
+    widths[0] = max(len(line[0]) for line in [head, *rows] if len(line[0]) <= room)
     before = ""
     for row in [head, *rows] if rows else []:
-        shown = ["" if row[0] == before else row[0], *row[1:]]
+        name = "" if row[0] == before else row[0]
         before = row[0]
+        if len(name) > room:
+            yield f"  {name}"
+            name = ""
+        shown = [name, *row[1:]]
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(shown, widths, strict=True)).rstrip()
 
 
 def _not_applicable(rows: list[Row]) -> Iterator[str]:
-    """Yield why an arm has no line, or none for a path."""
-    reasons = dict.fromkeys(row.refused for row in rows if row.refused)
-    for reason in reasons:
-        vias = ", ".join(row.via for row in rows if row.refused == reason)
-        which = "" if all(row.refused for row in rows) else f" by {vias}"
-        yield from _folded(f"  {rows[0].arm}{which}: n/a ({reason})")
-    for outcome in dict.fromkeys(row.outcome for row in rows if row.outcome):
-        yield from _folded(f"  {rows[0].arm}: ended early ({outcome})")
+    """Yield which arms have no line, or none for a path, and why."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for arm in dict.fromkeys(row.arm for row in rows):
+        mine = [row for row in rows if row.arm == arm]
+        for reason in dict.fromkeys(row.refused for row in mine if row.refused):
+            vias = ", ".join(_path(row.via) for row in mine if row.refused == reason)
+            which = "" if all(row.refused for row in mine) else f" by {vias}"
+            reasons.setdefault((reason, which), []).append(arm)
+        for outcome in dict.fromkeys(row.outcome for row in mine if row.outcome):
+            yield from _folded(f"  {arm}: ended early ({outcome})")
+    for (reason, which), arms in reasons.items():
+        yield from _folded(f"  {', '.join(arms)}{which}: n/a ({reason})")
 
 
 def _exposures(found: Audit) -> Iterator[str]:
-    yield "Writable aliases while text was executable, and text in memory that any CPU could write before it was sealed"
+    yield "Writable aliases while text was executable, and where any CPU could write it before it was sealed"
     for row in _one_path(found):
         aliases = "; ".join(row.exposure) or "never"
         future = f"before: {', '.join(row.future)}" if row.future else "before: nowhere"
@@ -148,7 +188,8 @@ def _clauses(found: Audit) -> Iterator[str]:
         if shortest.trace:
             detail = f", {shortest.detail}" if shortest.detail else ""
             yield from _folded(f"  Shortest trace ({owner.arm} on {owner.machine}{detail}):")
-            yield from (f"    {line}" for line in shortest.trace)
+            for line in shortest.trace:
+                yield from _folded(f"    {line}")
         yield ""
 
 
@@ -156,7 +197,7 @@ def _who(met: list[tuple[Judgement, Row]]) -> list[str]:
     """Return the arms that met a condition, with the paths by which they did."""
     paths: dict[str, dict[str, None]] = {}
     for _, row in met:
-        paths.setdefault(row.arm, {})[row.via] = None
+        paths.setdefault(row.arm, {})[_path(row.via)] = None
     return [f"{arm} ({', '.join(vias)})" for arm, vias in paths.items()]
 
 
@@ -208,6 +249,7 @@ def _plain(found: Audit) -> dict[str, Any]:
         "workload": found.workload,
         "cost": {"with_s": round(sum(row.with_s for row in found.rows), 3),
                  "without_s": round(sum(row.without_s for row in found.rows), 3), "ratio": round(found.cost, 3)},
+        "left_out": dict(found.left_out),
         "machines": {machine: dict(because) for machine, because in found.machines.items()},
         "rows": [_plain_row(row) for row in found.rows],
     }  # fmt: skip
@@ -215,7 +257,8 @@ def _plain(found: Audit) -> dict[str, Any]:
 
 def _plain_row(row: Row) -> dict[str, Any]:
     return {
-        "backend": row.arm, "machine": row.machine, "arch": row.arch, "publication": row.via, "status": row.status,
+        "backend": row.arm, "machine": row.machine, "arch": row.arch, "release": row.release,
+        "kinds": list(row.kinds), "publication": row.via, "status": row.status,
         "refused": row.refused, "outcome": row.outcome, "published": row.published, "facts": row.facts,
         "aliases": list(row.exposure), "future_text": list(row.future),
         "hazards": {str(hazard): _plain_judgement(one) for hazard, one in sorted(row.judged.items())},
@@ -226,5 +269,6 @@ def _plain_judgement(one: Judgement) -> dict[str, Any]:
     return {
         "verdict": str(one.verdict), "condition": one.rule.condition, "clause": one.rule.clause,
         "manual": list(one.rule.manual), "silent": one.rule.silent, "missing": one.rule.missing,
-        "detail": one.detail, "count": one.count, "also": list(one.also), "trace": list(one.trace),
+        "detail": one.detail, "count": one.count, "also": list(one.also), "byte_seconds": one.byte_seconds,
+        "trace": list(one.trace),
     }  # fmt: skip

@@ -55,6 +55,26 @@ def test_every_row_is_cited_and_says_what_is_missing():
         assert bool(row.missing) is not row.verdict.excluded
 
 
+THEIRS = {
+    "x86_64": ("Intel", "AMD", "arch/x86"),
+    "arm64": ("Arm ARM", "arch/arm64", "Rutland"),
+    "riscv64": ("RISC-V", "arch/riscv", "SBI"),
+}
+"""What names an architecture in a citation."""
+
+
+@pytest.mark.parametrize("arch", list(THEIRS))
+def test_a_verdict_cites_its_own_architecture_only(arch):
+    others = [word for other, words in THEIRS.items() if other != arch for word in words]
+    for hazard, conditions in CONDITIONS.items():
+        for condition in (conditions.get(arch) or conditions[EVERY]).split():
+            row = rule(hazard, arch, condition)
+            assert not [manual for manual in row.manual if any(word in manual for word in others)]
+            if hazard in (2, 4):
+                own = (*THEIRS[arch], f"machine.{arch}")
+                assert any(word in manual for manual in row.manual for word in own), row
+
+
 def test_silence_excludes_nothing():
     silent = [row for row in table().values() if row.silent]
     assert silent

@@ -29,7 +29,7 @@ RUN = ("run", "-w", "bpf")
         ((*RUN, "-j", "0"), 2, ("--jobs", "from 1 on")),
         ((*RUN, "-s", "machin.topology.cpus=3"), 2, ("machin", "did you mean 'machine'?")),
         ((*RUN, "-s", "machine.topology.cpu=3"), 2, ("cpu", "did you mean 'cpus'?")),
-        ((*RUN, "-s", "client.bpf.threads=65"), 2, ("threads", "64 CPUs")),
+        ((*RUN, "-s", "client.bpf.threads=0"), 2, ("threads", "at least 1")),
         ((*RUN, "-b", "./missing.py"), 2, ("--backend", "./missing.py", "cannot be read")),
         ((*RUN, "--recrod", "operations"), 2, ("--recrod", "--record")),
         (("rnu",), 2, ("rnu", "Did you mean 'run'?")),

@@ -10,7 +10,7 @@ from execbench.record.audit.facts import Fact
 from execbench.record.audit.lives import Life
 from execbench.record.audit.platform import LINEAR, Platform
 from execbench.record.audit.spans import Spans
-from execbench.record.audit.translations import EVERYWHERE, Emit, Flushes, Translations, executable, writable
+from execbench.record.audit.translations import EVERYWHERE, Emit, Flushes, Held, Translations, executable, writable
 
 KINDS: Final = ("text", "direct", "fixmap", "mm", "user")
 """Writable aliases: the text's own mapping, the direct map, a fixmap slot, a CPU's private mm, user space."""
@@ -124,7 +124,7 @@ def _closed(alias: Alias, begin: int, end: int) -> Alias:
 class Exposures:
     """Windows and permanent aliases, by kind."""
 
-    def __init__(self, platform: Platform, translations: Translations, emit: Emit) -> None:
+    def __init__(self, platform: Platform, translations: Translations, emit: Emit, held: Held) -> None:
         """Share the translations with the other hazards."""
         self.direct = DirectMap(platform)
         self.by_kind = {kind: Exposure() for kind in KINDS}
@@ -132,6 +132,8 @@ class Exposures:
         """Where text lay that was not sealed yet and that any CPU could write."""
         self._translations = translations
         self._emit = emit
+        self._held = held
+        self._measured: dict[int, Spans[bool]] = {}  # frames by the fact that made them executable
         self._open: dict[tuple[str, int], tuple[Fact, bool]] = {}
         self._lasting: set[int] = set()  # windows that some region had for all of its publication
         self._own: Spans[_Both] = Spans()
@@ -147,7 +149,10 @@ class Exposures:
             return
         since, exposed = self._open.pop((kind, va))
         lasting = since.order in self._lasting
-        if (exposed or self._fetchable(va, size)) and not lasting:
+        if not exposed and not self._fetchable(va, size):
+            return
+        self._held(6, kind, size * (fact.t - since.t))
+        if not lasting:
             self.by_kind[kind].window(fact.t - since.t, since, fact)
 
     def _fetchable(self, va: int, size: int) -> bool:
@@ -172,31 +177,57 @@ class Exposures:
                 if since is None:
                     self._own.put(low, high, _Both(fact))
             return
-        for _, _, both in self._own.over(start, start + pages):
+        for low, high, both in self._own.over(start, start + pages):
+            self._held(6, "text", (high - low) * self._translations.page * (fact.t - both.since.t))
             if not both.lasting:
                 self.by_kind["text"].window(fact.t - both.since.t, both.since, fact)
         self._own.drop(start, start + pages)
 
     def reach(self, life: Life) -> None:
         """Take a publication: count what was open before, once for every time text became executable."""
-        for made_x, alias in self._aliases(life):
+        for made_x, alias, pfn, n, _ in self._aliases(life):
             if alias.lost_w is not None and not writable(alias.perm):
                 self._emit(4, "downgrade", (made_x, alias.lost_w, life.reach))
-            if not alias.open and alias.closed > made_x.t and made_x.order not in self._counted:
-                self._counted.add(made_x.order)
-                self.by_kind["direct"].window(alias.closed - made_x.t, made_x, alias.changed)
+            if not alias.open and alias.closed > made_x.t:
+                self._direct_window(made_x, alias, alias.closed, pfn, n)
+
+    def _direct_window(self, made_x: Fact, alias: Alias, end: int, pfn: int, n: int) -> None:
+        """Count a window once for every time text became executable, and measure every frame of it once."""
+        spans = self._measured.setdefault(made_x.order, Spans())
+        fresh = sum(high - low for low, high, known in spans.tiled(pfn, pfn + n) if known is None)
+        spans.put(pfn, pfn + n, True)
+        self._held(6, "direct", fresh * self._translations.page * (end - made_x.t))
+        if made_x.order not in self._counted:
+            self._counted.add(made_x.order)
+            self.by_kind["direct"].window(end - made_x.t, made_x, alias.changed)
+
+    def close(self, t: int) -> None:
+        """End (ns) what is open still."""
+        for low, high, both in self._own:
+            self._held(6, "text", (high - low) * self._translations.page * (t - both.since.t))
+        for (kind, va), (since, exposed) in self._open.items():
+            size = since.fields[2]
+            if exposed or self._fetchable(va, size):
+                self._held(6, kind, size * (t - since.t))
 
     def end(self, life: Life, fact: Fact) -> None:
         """Take the end of a publication: what is writable was so all the time, what is not flushed a window."""
         region = life.region
-        opened = [(made_x, alias) for made_x, alias in self._aliases(life) if alias.open]
-        still = next((made_x for made_x, alias in opened if writable(alias.perm)), None)
+        aliases = [*self._aliases(life)]
+        for _, alias, _, _, size in aliases:
+            lost = alias.changed is not None and not writable(alias.perm) and alias.changed.t <= life.reach.t
+            until = fact.t if alias.lost_w is not None else alias.closed
+            if lost and until > life.reach.t:
+                self._held(4, "downgrade", size * (until - life.reach.t))
+        opened = [one for one in aliases if one[1].open]
+        still = next((made_x for made_x, alias, *_ in opened if writable(alias.perm)), None)
         if still is not None:
             self.by_kind["direct"].all_along(still, life.reach)
-        for made_x, alias in opened:
-            if not writable(alias.perm) and made_x.order not in self._counted:
-                self._counted.add(made_x.order)
-                self.by_kind["direct"].window(fact.t - made_x.t, made_x, alias.changed)
+        for made_x, alias, pfn, n, size in opened:
+            if writable(alias.perm):
+                self._held(6, "direct", size * (fact.t - life.reach.t))
+            else:
+                self._direct_window(made_x, alias, fact.t, pfn, n)
         for (kind, va), (since, _) in self._open.items():
             overlaps = va < region.va + region.size and region.va < va + since.fields[2]
             if overlaps and since.t <= life.reach.t:
@@ -212,16 +243,23 @@ class Exposures:
         if both:
             self.by_kind["text"].all_along(both[0].since, life.reach)
 
-    def _aliases(self, life: Life) -> Iterator[tuple[Fact, Alias]]:
-        """Yield how the direct map stands behind a region, with the fact that made that part executable."""
+    def _aliases(self, life: Life) -> Iterator[tuple[Fact, Alias, int, int, int]]:
+        """Yield how the direct map stands behind a region: the fact that made that part executable, the alias, its
+        first frame and how many, and how many bytes of the region they hold.
+        """
         region = life.region
+        base = self._translations.page
         for low, high, page in self._translations.over(region.va, region.size):
             if page.made_x is None:
                 continue
             first, end = self._translations.numbers(low, high - low)
-            for pfn, n in page.area.frames(first - page.area.va // self._translations.page, end - first):
-                for _, _, alias in self.direct.over(pfn, n):
-                    yield page.made_x, alias
+            at = first * base
+            for pfn, n in page.area.frames(first - page.area.va // base, end - first):
+                for start, stop, alias in self.direct.over(pfn, n):
+                    behind = at + (start - pfn) * base, at + (stop - pfn) * base
+                    size = max(min(behind[1], high) - max(behind[0], low), 0)
+                    yield page.made_x, alias, start, stop - start, size
+                at += n * base
 
 
 @dataclass(slots=True)

@@ -11,6 +11,9 @@ from execbench.record.audit.platform import Platform
 from execbench.record.audit.spans import Spans
 from execbench.record.audit.translations import Emit
 
+Open = tuple[int, str, int, int]
+"""What is open until the end of a publication: hazard, condition, bytes, since when (ns)."""
+
 
 @dataclass(slots=True, eq=False)
 class Life:
@@ -19,6 +22,7 @@ class Life:
     region: Any
     reach: Fact
     unreach: Fact | None = None
+    open: list[Open] = field(default_factory=list)
 
     @property
     def inside(self) -> tuple[str, ...]:

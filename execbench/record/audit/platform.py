@@ -29,6 +29,8 @@ class Platform:
     features: Mapping[str, Any] = field(default_factory=dict)
     retries: bool = False
     page: int = PAGE
+    cpus: int = 0
+    """CPUs of the machine; 0 if nobody says."""
     tasks_rcu: bool = True
     """Whether Tasks RCU is a flavour of its own; without CONFIG_TASKS_RCU it is RCU."""
 

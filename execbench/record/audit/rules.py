@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -20,6 +20,8 @@ HAZARDS: Final = {
 }
 EVERY: Final = "*"
 """In `arch`: the row holds on every architecture that has no row of its own."""
+ARCHITECTURES: Final = ("x86_64", "arm64", "riscv64")
+"""Those of which rules.toml knows what their manuals say."""
 
 
 class Verdict(IntEnum):
@@ -74,6 +76,11 @@ class Rule:
     silent: bool = False
     missing: str = ""
 
+    @property
+    def id(self) -> str:
+        """The row's name: hazard/architecture/condition."""
+        return f"{self.hazard}/{self.arch}/{self.condition}"
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -96,19 +103,29 @@ class Facts:
 @cache
 def table() -> dict[tuple[int, str, str], Rule]:
     """Return all rows by hazard, architecture and condition."""
-    rows = {}
+    rows: dict[tuple[int, str, str], Rule] = {}
     for row in _file()["rule"]:
-        architectures = row["arch"] if isinstance(row["arch"], list) else [row["arch"]]
-        for arch in architectures:
-            rule = Rule(
-                row["hazard"], arch, row["condition"], _NAMES[row["verdict"]], " ".join(row["clause"].split()),
-                tuple(row["manual"]), row.get("silent", False), row.get("missing", ""),
-            )  # fmt: skip
-            key = rule.hazard, rule.arch, rule.condition
+        for arch, manual in _cited(row):
+            key = row["hazard"], arch, row["condition"]
             if key in rows:
                 raise ValueError(f"rules.toml has two rows for {key}")
-            rows[key] = rule
+            rows[key] = Rule(
+                row["hazard"], arch, row["condition"], _NAMES[row["verdict"]], " ".join(row["clause"].split()),
+                manual, row.get("silent", False), row.get("missing", ""),
+            )  # fmt: skip
     return rows
+
+
+def _cited(row: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield (architecture, manuals) of one row: a verdict cites what binds its own architecture, and no other.
+
+    A row for all that cites some architecture's manual is a row for each, but for those with a row of their own.
+    """
+    common = tuple(row.get("manual", ()))
+    given = [row["arch"]] if isinstance(row["arch"], str) else row["arch"]
+    cited = [arch for arch in ARCHITECTURES if f"manual_{arch}" in row]
+    for arch in cited if given == [EVERY] and cited else given:
+        yield arch, tuple(row.get(f"manual_{arch}", ())) + common
 
 
 def rule(hazard: int, arch: str, condition: str) -> Rule:

@@ -12,12 +12,16 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+from execbench.record.audit.could import Could
 from execbench.record.audit.facts import Fact
 from execbench.record.audit.forced import Forced
+from execbench.record.audit.lives import Open
 from execbench.record.audit.platform import Platform
 from execbench.record.audit.spans import Spans
-from execbench.record.audit.translations import NEVER, Emit, Page, Translations
+from execbench.record.audit.translations import NEVER, Emit, Held, Page, Translations
 
+WORDS = {"trap": "traps", "code": "code"}
+"""What may have been fetched, by what was there."""
 FENCE = "riscv64"
 """Where maintenance of the instruction cache and synchronization are one instruction (fence.i)."""
 
@@ -52,7 +56,7 @@ class Mark(NamedTuple):
 class Text:
     """Marks by byte address."""
 
-    def __init__(self, platform: Platform, translations: Translations, forced: Forced, emit: Emit) -> None:
+    def __init__(self, platform: Platform, translations: Translations, forced: Forced, emit: Emit, held: Held) -> None:
         """Share the translations and the synchronization that the other hazards look at too."""
         self.platform = platform
         self.facts = platform.facts
@@ -60,6 +64,7 @@ class Text:
         self._translations = translations
         self._forced = forced
         self._emit = emit
+        self._held = held
 
     def forget(self, start: int, end: int) -> None:
         """Addresses have a new tenant: nobody knows what is in its frames."""
@@ -105,21 +110,36 @@ class Text:
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
-    def judge(self, reach: Fact, va: int, size: int, live: bool = False) -> None:
-        """Emit what holds for text that is published now by the task of `reach`, or (`live`) was rewritten since."""
+    def judge(self, reach: Fact, va: int, size: int, live: bool = False) -> list[Open]:
+        """Emit what holds for text that is published now by the task of `reach`, or (`live`) was rewritten since.
+
+        Returns what stays open until the end of the publication: stale bytes from the publication on, torn bytes from
+        the store on.
+        """
         guard = self._guard(va)
-        for page, mark in self._marks(va, size):
+        still: list[Open] = []
+        for start, end, page, mark in self._marks(va, size):
             if mark.live != live:
                 continue
             stale, why = self._stale(mark, page, reach.task)
+            size = end - start
             shown = (page.made_x if mark.fetchable or stale != "icache" else None, mark.store, reach)
-            self._emit(1, stale or why, shown)
-            self._emit(2, self._torn(mark, stale, guard), shown)
+            self._emit(1, stale or why, shown, could=self._old(start, size, mark, stale, reach) if stale else None)
+            torn = self._torn(mark, stale, guard)
+            self._emit(2, torn, shown, could=_half(start, size, mark, torn))
+            begin = max(reach.t, mark.store.t)
+            if stale:
+                still.append((1, stale, size, begin))
+            if torn == "torn-then-synchronized":
+                self._held(2, torn, size * (begin - mark.store.t))
+            elif torn.startswith("torn"):
+                still.append((2, torn, size, mark.store.t))
+        return still
 
-    def _marks(self, va: int, size: int) -> Iterator[tuple[Page, Mark]]:
+    def _marks(self, va: int, size: int) -> Iterator[tuple[int, int, Page, Mark]]:
         for low, high, page in self._translations.over(va, size):
-            for _, _, mark in self.marks.over(low, high):
-                yield page, mark
+            for start, end, mark in self.marks.over(low, high):
+                yield start, end, page, mark
 
     def _stale(self, mark: Mark, page: Page, publisher: Any) -> tuple[str, str]:
         """Return (condition of hazard 1 if it is open, condition that excludes it)."""
@@ -146,6 +166,24 @@ class Text:
         if not entered and any(self._forced.own(task, tasks) < ahead for task in tasks if not self._jumps(mark, task)):
             return "own-cpu", ""
         return "", "synchronized"
+
+    def _old(self, va: int, size: int, mark: Mark, stale: str, reach: Fact) -> Could:
+        """Return who may hold the bytes from before the store when they are published, hazard 1 being open."""
+        tasks = (mark.store.task, reach.task)
+        if stale == "icache":
+            own = tuple(task for task in tasks if self._forced.own(task, tasks) >= mark.store.t)
+            return Could(va, size, "into its instruction cache in an earlier life of the frame, and keep it", but=own)
+        what = f"as it was before the store ({WORDS[mark.pre]}), and keep it"
+        until = mark.ahead if mark.ahead != NEVER else self._forced.fence(tasks, mark.store.t)
+        assert until is not None
+        clean = {
+            id(task): task
+            for task in tasks
+            if self._jumps(mark, task) or self._forced.own(task, tasks) >= until
+        }  # fmt: skip
+        if stale == "own-cpu":
+            return Could(va, size, what, until, only=tuple(task for task in tasks if id(task) not in clean))
+        return Could(va, size, what, until, but=tuple(clean.values()))
 
     def _retried(self, mark: Mark) -> bool:
         """Say whether all that may have been fetched too early is a trap that leads back here."""
@@ -183,6 +221,14 @@ class Text:
         before = any(first.pre_t <= begin and end <= mark.store.t for end, begin in rounds)
         behind = any(mark.store.t <= begin and end <= first.store.t for end, begin in rounds)
         return before and behind
+
+
+def _half(va: int, size: int, mark: Mark, torn: str) -> Could | None:
+    """Return who may have fetched bytes half written; the CPU that stores them fetches what it is told to store."""
+    if not torn.startswith("torn"):
+        return None
+    then = ", and lost it again" if torn == "torn-then-synchronized" else ", and keep it"
+    return Could(va, size, f"half written{then}", mark.store.t, but=(mark.store.task,))
 
 
 def shown(facts: Iterable[Fact | None]) -> tuple[Fact, ...]:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from execbench.record.audit.could import FROM_THEN, otherwise
 from execbench.record.audit.facts import Fact
+from execbench.record.audit.platform import Platform
 from execbench.units import show_time
 
+if TYPE_CHECKING:
+    from execbench.record.audit.analysis import Finding
 
-def told(trace: Sequence[Fact], page: int) -> tuple[str, ...]:
-    """Return one line per fact: time since the first, who, what; `page` is the base page in bytes."""
+
+def told(finding: Finding, platform: Platform) -> tuple[str, ...]:
+    """Return one line per fact: time since the first, who, what; and who could have fetched meanwhile."""
+    trace = finding.trace
     if not trace:
         return ()
     begin = trace[0].t
-    return tuple(f"+{show_time(fact.t - begin)} {_who(fact)}: {_what(fact, page)}" for fact in trace)
+    lines = [f"+{show_time(fact.t - begin)} {_who(fact)}: {_what(fact, platform.page)}" for fact in trace]
+    if finding.could is not None:
+        lines.insert(-1, finding.could.told(begin, platform.cpus, _user(trace), show_time))
+    elif line := otherwise(finding.hazard, finding.condition):
+        lines.insert(len(lines) if line.startswith(FROM_THEN) else -1, line)
+    return tuple(lines)
+
+
+def _user(trace: Sequence[Fact]) -> bool:
+    """Say whether the text is a process's own."""
+    return any(fact.event == "reach" and str(fact.fields[0].kind) == "user" for fact in trace)
 
 
 def _who(fact: Fact) -> str:

@@ -27,6 +27,14 @@ class Judgement:
     count: int
     trace: tuple[str, ...]
     also: tuple[str, ...] = ()
+    byte_ns: int | None = 0
+    """Bytes times ns for which conditions held that are not excluded, as docs/audit.md defines it; None: no end is
+    known (hazard 5)."""
+
+    @property
+    def byte_seconds(self) -> float | None:
+        """The same in seconds."""
+        return None if self.byte_ns is None else self.byte_ns / 1e9
 
     @property
     def verdict(self) -> Verdict:
@@ -45,10 +53,22 @@ def verdicts(findings: Findings) -> dict[int, Judgement]:
             worst = ranked[0]
             judged[hazard] = Judgement(
                 hazard, rule(hazard, arch, worst.condition), worst.detail, worst.count,
-                told(worst.trace, findings.platform.page),
+                told(worst, findings.platform),
                 tuple(dict.fromkeys(one.condition for one in ranked if one.condition != worst.condition)),
+                _byte_ns(findings, hazard, ranked),
             )  # fmt: skip
     return judged
+
+
+def _byte_ns(findings: Findings, hazard: int, found: Iterable[Finding]) -> int | None:
+    """Return for how long what is not excluded held."""
+    arch = findings.platform.arch
+    conditions = {one.condition for one in found if not rule(hazard, arch, one.condition).verdict.excluded}
+    if hazard == 5:
+        return None if conditions else 0
+    if hazard == 6:
+        return sum(ns for (of, _), ns in findings.open_for.items() if of == 6)
+    return sum(findings.open_for.get((hazard, condition), 0) for condition in conditions)
 
 
 def _of(findings: Findings, hazard: int) -> Iterable[Finding]:
