@@ -45,10 +45,11 @@ def straight_line(insns: int) -> Program:
 
 
 @cache
-def _resolved(machine: str, release: str, scenario: str, cpus: int) -> str:
+def _resolved(machine: str, release: str, scenario: str, cpus: int, settings: str) -> str:
+    use = {"machine.background.use": scenario} if scenario else {}
     asked = Asked.of(
         workload="bpf", backends="bpf_prog_pack", machine=machine, kernel=release, cpus=cpus,
-        set={"client.bpf.threads": 1, "machine.background.use": scenario},
+        set={"client.bpf.threads": 1, **use, **json.loads(settings)},
     )  # fmt: skip
     return json.dumps(expand(asked).cells[0].spec)
 
@@ -59,9 +60,13 @@ class Bench:
     def __init__(
         self, name: str, *, release: str = "6.18", scenario: str = "halted", cpus: int = 2, hosts: Sequence[int] = (0,),
         without: Sequence[str] = (), kernel: Mapping[str, Any] | None = None, machine: str = "host-2cpu",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """`name` seeds the streams; `without` makes costs 0; `kernel` overrides fields of the release."""
-        spec = json.loads(_resolved(machine, release, scenario, cpus))
+        """`name` seeds the streams; `without` makes costs 0; `kernel` overrides fields of the release.
+
+        `scenario` "" is the machine's own background; `settings` are dotted keys below machine.
+        """
+        spec = json.loads(_resolved(machine, release, scenario, cpus, json.dumps(settings or {}, sort_keys=True)))
         for cost in without:
             spec["machine"]["costs"][cost] |= {"ps": 0, "low_ps": 0, "dist": "constant", "p99_ps": None}
         costs = CostTable.from_spec(spec["machine"]["costs"])
