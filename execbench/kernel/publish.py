@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from execbench.kernel.arm64.patching import aarch64_insn_patch_text_nosync
+from execbench.kernel.riscv64.patch import ftrace_modify_all_code
 from execbench.sim.engine import Proc
 
 if TYPE_CHECKING:
@@ -27,14 +28,17 @@ def publish(k: Kernel, region: Region, via: str, inside: str = "rcu") -> Proc[No
     """Make a finished region reachable as the path `via` does; `inside` says what protects who executes it.
 
     text-poke: one site as k.patch_text does: x86_64 three rounds of sync_core behind the copy, arm64 a nosync patch and
-    one kick (arch_jump_label_transform_apply), riscv64 fence.i on all harts. ftrace: x86_64 and riscv64 the same; arm64
-    patches without a kick (ftrace_modify_code: aarch64_insn_patch_text_nosync; Mark Rutland on what is missing there:
-    <ZJmMQ62fW7RO5W2O@FVFF77S0Q05N>). ValueError for a path that is not in PATHS.
+    one kick (arch_jump_label_transform_apply), riscv64 fence.i on all harts. ftrace: x86_64 the same; arm64 patches
+    without a kick (ftrace_modify_code: aarch64_insn_patch_text_nosync; Mark Rutland on what is missing there:
+    <ZJmMQ62fW7RO5W2O@FVFF77S0Q05N>); riscv64 stops all harts, or fences them twice since 6.16
+    (execbench.kernel.riscv64.patch.ftrace_modify_all_code). ValueError for a path that is not in PATHS.
     """
     if via not in PATHS:
         raise ValueError(f"publication path {via!r}: one of {', '.join(PATHS)}")
     if via == "ftrace" and k.arch.name == "arm64":
         yield from aarch64_insn_patch_text_nosync(k)
+    elif via == "ftrace" and k.arch.name == "riscv64":
+        yield from ftrace_modify_all_code(k)
     elif via not in PASSIVE:
         yield from k.patch_text(1)
     k.expose(region, via, inside)

@@ -18,8 +18,9 @@ Work = tuple[str, int]
 def on_each_cpu(k: Kernel, why: str, *work: Work, who: Who = "all") -> Proc[int]:
     """Run `work` on every online CPU, wait for all, return when the call was sent (kernel/smp.c:on_each_cpu, wait=1).
 
-    Idle CPUs are woken, none is skipped, unless who="busy": then those in an extended quiescent state are
-    (on_each_cpu_cond). The sender's own part runs with interrupts off while the others are on their way.
+    Idle CPUs are woken, none is skipped, unless who="busy" or "kernel": then those in an extended quiescent state, or
+    in nohz_full user mode, are (on_each_cpu_cond), and the sender pays for the others alone, as many as there are when
+    it begins. The sender's own part runs with interrupts off while the others are on their way.
     """
     return _call(k, why, work, own=True, who=who)
 
@@ -33,6 +34,9 @@ def _call(k: Kernel, why: str, work: tuple[Work, ...], own: bool, who: Who) -> P
     shared, task = k.shared, k.task
     k.count("round")
     others = shared.cpus - 1
+    if who != "all":
+        yield from task.settle()
+        others = shared.interrupts.count(task.cpu, who)
     if others:
         k.arch.spend_ipi_send(k, others)
         k.spend("ipi_enqueue", others)
@@ -57,11 +61,12 @@ def _call(k: Kernel, why: str, work: tuple[Work, ...], own: bool, who: Who) -> P
 
 
 def stop_machine(k: Kernel, cost: str, n: int = 1, work: Proc[None] | None = None) -> Proc[int]:
-    """Do `work` while every other online CPU is held; each leaves by `n` units of `cost`, this one too.
+    """Do `work` while every other online CPU is held; each leaves by `n` units of `cost` (0: by nothing).
 
-    Return when the stop was asked for. kernel/stop_machine.c:stop_machine: a stopper thread is woken on every CPU, so
-    that each arrives when it can be preempted; the last one to arrive lets all turn interrupts off. What no single CPU
-    does is left out: cpus_read_lock, and the caller's sleep while its own CPU's stopper does the work.
+    Return when the stop was asked for. This CPU does the same, or waits as long for those who do.
+    kernel/stop_machine.c:stop_machine: a stopper thread is woken on every CPU, so that each arrives when it can be
+    preempted; the last one to arrive lets all turn interrupts off. What no single CPU does is left out: cpus_read_lock,
+    and the caller's sleep while its own CPU's stopper does the work.
     """
     shared, task = k.shared, k.task
     k.count("stop_machine")
@@ -81,7 +86,8 @@ def stop_machine(k: Kernel, cost: str, n: int = 1, work: Proc[None] | None = Non
             yield from work
         yield from task.settle()
         shared.interrupts.release(shared.costs.ns(cost, n))
-        k.spend(cost, n)
+        if n:
+            k.spend(cost, n)
         task.cpu.unmask()
         if k.probe.ipi is not None:
             k.probe.ipi(begin, round_.done_at, task, "stop_machine", round_.targets)

@@ -113,15 +113,16 @@ POLICIES: Final[dict[str, Policy]] = {
     "trap-and-retry": Policy(
         "a CPU that meets the trap: exception and IRET",
         "a CPU that meets the trap: exception entry and return",
-        "a hart that meets the trap: fence.i in the handler",
+        "a hart that meets the trap: fence.i in the handler; all harts once behind each fill with traps",
         "Overstreet <20230625180741.jrrtkq55c4jrqh3t@moria.home.lan>: does a trap imply serialize and retry?",
     ),
     "defer-to-kernel-entry": Policy(
-        "CPUs in the kernel: sync_core in an interrupt; CPUs in user mode or idle: sync_core when they come back",
+        "all CPUs but nohz_full ones in user mode: sync_core in an interrupt; those: the write of CR3 by which kPTI "
+        "enters the kernel",
         "",
         "",
-        "RFC v3 'context_tracking,x86: Defer some IPIs until a user->kernel transition', "
-        "<20241119153502.41361-1-vschneid@redhat.com>",
+        "RFC v8 'context_tracking,x86: Defer some IPIs until a user->kernel transition', Schneider, 2026-03-24, "
+        "patch 9 on text patching, <https://lkml.iu.edu/2603.3/00653.html>",
     ),
 }
 """Each policy of the debate; execbench.kernel.sync does what the row says."""
@@ -174,7 +175,7 @@ def synchronize(k: Kernel, policy: str) -> Proc[None]:
             k.shared.text_generation.number += 1
         case "defer-to-kernel-entry":
             k.count("sync_core_deferrable")
-            begin = yield from on_each_cpu(k, "sync_core_deferrable", SERIALIZE[k.arch.name], who="busy")
+            begin = yield from on_each_cpu(k, "sync_core_deferrable", SERIALIZE[k.arch.name], who="kernel")
             k.tell("serialize", begin, "all", policy)
 
 
@@ -195,6 +196,12 @@ def clean_text(k: Kernel, pieces: Sequence[Piece], policy: str = "none") -> Proc
     elif k.arch.name == "riscv64" and policy not in FENCES:
         for va, size in pieces[:1]:
             yield from k.flush_icache_range(va, size)
+
+
+def clean_traps(k: Kernel, pieces: Sequence[Piece], policy: str) -> Proc[None]:
+    """Let fetch on every CPU see a fill with traps, where the policy rests on their being met."""
+    if policy == "trap-and-retry":
+        yield from clean_text(k, pieces)
 
 
 # --- text that is executable while it is written ----------------------------------------------------------------------
@@ -256,7 +263,7 @@ def _open(k: Kernel, policy: str, pieces: Sequence[Piece], fresh: bool) -> Proc[
         k.spend("int3_queue", len(pieces))  # what the handler of a CPU that meets the trap looks up
     for va, size in pieces:
         yield from _poke(k, va, min(FIRST[k.arch.name], size), "trap")
-    if policy == "int3-protocol":
+    if policy == "int3-protocol" or k.arch.name == "riscv64":  # no other hart meets a trap that it has not fenced for
         yield from k.sync_each_cpu()
 
 

@@ -31,7 +31,8 @@ class State:
     masked: interrupts wait until it ends. qs: a CPU in it is in, or just passes, an RCU quiescent state. wake: ns from
     the arrival of an interrupt to its handler. after_interrupt: index of the state after a handler that interrupted
     this one. sigma: above 0, visits are lognormal with this deviation of their logarithm (explicit model only). eqs: an
-    extended quiescent state of RCU (idle, user mode of a nohz_full CPU), in which a CPU counts as not busy.
+    extended quiescent state of RCU (idle, user mode of a nohz_full CPU), in which a CPU counts as not busy. user: of
+    these, user mode of a nohz_full CPU.
     """
 
     name: str
@@ -41,6 +42,7 @@ class State:
     after_interrupt: int
     sigma: float = 0.0
     eqs: bool = False
+    user: bool = False
 
 
 @dataclass(frozen=True)
@@ -345,7 +347,7 @@ def _expand(
             here = first[number] + k
             name = visit.name if phases == 1 else f"{visit.name}/{k + 1}"
             kept = here if after == number else first[after]
-            states.append(State(name, visit.masked, visit.qs, wake, kept, visit.sigma, eqs))
+            states.append(State(name, visit.masked, visit.qs, wake, kept, visit.sigma, eqs, eqs and visit.wake is None))
             if visit.serial and k + 1 < phases:
                 rates[here][here + 1] = 1.0 / visit.means[k]
                 continue

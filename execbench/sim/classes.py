@@ -43,6 +43,10 @@ class TwoClasses:
         if only is None:
             self._isolated.send(t, handler_ns, flight_ns, round, None, who, until)
 
+    def count(self, t: int, who: Who) -> int:
+        """Return how many CPUs a call to `who` would go to."""
+        return self._others.count(t, who) + self._isolated.count(t, who)
+
     def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Stop, only: int | None = None) -> None:
         """Send the stopper to every CPU, or to `only`."""
         self._others.stop(t, switch_ns, flight_ns, stop, only)

@@ -42,6 +42,9 @@ class Background(Protocol):
     ) -> None:  # fmt: skip
         """Enqueue a call on all passive CPUs, or on one."""
 
+    def count(self, t: int, who: Who) -> int:
+        """Return how many passive CPUs a call to `who` would go to."""
+
     def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Round, only: int | None = None) -> None:
         """Send the stopper to all passive CPUs, or to one."""
 
@@ -55,13 +58,11 @@ class Cpu:
     __slots__ = (
         "id", "key", "engine", "background", "task", "ready", "t0", "owed", "log", "spans", "marks", "holds", "cuts",
         "hs", "he", "splits", "masked_from", "masked_depth", "pending", "interruptions", "stolen", "spinner",
-        "stop", "give_way", "rest", "unmaskable", "stopper", "calls", "held", "parked", "pinned",
+        "stop", "give_way", "rest", "forced", "waits", "stopper", "calls", "held", "parked", "pinned",
     )  # fmt: skip
 
-    def __init__(
-        self, number: int, engine: Engine, background: Background, *, preempts: bool = True, unmaskable: bool = False
-    ) -> None:
-        """Start passive. preempts: the kernel is preemptible. unmaskable: interrupts come with interrupts off too."""
+    def __init__(self, number: int, engine: Engine, background: Background, *, preempts: bool = True) -> None:
+        """Start passive. preempts: the kernel is preemptible."""
         self.id = number
         self.key = event_key(Class.THREAD, number)
         self.engine = engine
@@ -71,12 +72,14 @@ class Cpu:
         self.t0 = 0
         self.owed = 0
         self.log: list[tuple[int, int]] = []
+        self.forced: list[tuple[int, int]] = []  # those of the log that ran although interrupts were off
         self.spans: list[tuple[int, int]] = []
         self.marks: list[tuple[int, int | None, Callable[[int], None]]] = []
         self.holds: list[Hold] = []  # locks that the plan releases
         self.cuts: list[int] = []
         self.splits = not engine.merge
         self.hs = self.he = -1
+        self.waits = False  # the last booked handlers wait for interrupts to be on
         self.masked_from: int | None = None
         self.masked_depth = 0
         self.pending: list[tuple[int, int, Round]] = []
@@ -86,7 +89,6 @@ class Cpu:
         self.give_way: tuple[int, int] | None = None  # from which work on, every how many ns the task lets others run
         self.rest = 0  # work that was taken out of the plan to give way
         self.spinner: Waiter | None = None  # the current task's wait for a mutex, if it spins
-        self.unmaskable = unmaskable
         self.stopper = Stopper(self, preempts)
         self.calls = self.stopper.calls  # to threads that wait for this CPU
         self.held = False  # the stopper keeps the CPU, `he` is no more than a bound
@@ -102,6 +104,7 @@ class Cpu:
             self.stopper.stretch()
         self.t0 = now
         self.log = [(now, self.he - now)] if self.he > now else []
+        self.forced = [] if self.masked_from is None else list(self.log)
 
     def spend(self, ns: int) -> None:
         """Add work to the plan; no time passes yet."""
@@ -127,11 +130,18 @@ class Cpu:
 
     def moment(self, work: int, base: int | None) -> int:
         """Return when the mark at `work` happens; base = where the span with interrupts off around it starts."""
-        if base is None or self.unmaskable:
+        if base is None:
             return self.time_of(work)
-        if base == _SINCE_EARLIER:
-            return self.t0 + work
-        return self.time_of(base) + work - base
+        since, at = self.t0 - 1, self.t0 + work
+        if base != _SINCE_EARLIER:
+            since = self.time_of(base)
+            at = since + work - base
+        for taken, ns in self.forced:
+            if taken > at:
+                break
+            if taken > since:
+                at += ns
+        return at
 
     def mark(self, tell: Callable[[int], None]) -> None:
         """Call `tell(t)` with the time of this point of the plan as soon as it is certain."""
@@ -189,6 +199,7 @@ class Cpu:
         self.spans.clear()
         self.cuts.clear()
         self.log.clear()
+        self.forced.clear()
         self.owed = 0
         self.t0 = self.engine.now
         if self.masked_from is not None:
@@ -213,21 +224,31 @@ class Cpu:
             self.spans.append((start, self.owed))
         if self.pending:  # they arrived in an earlier plan or during a wait, so the span began before this plan
             waiting, self.pending = self.pending, []
-            for arrived, ns, round_ in waiting:
-                self._arrive(arrived, self.t0 + self.owed, ns, round_)
+            at = self.moment(self.owed, start)
+            for i, (arrived, ns, round_) in enumerate(waiting):
+                self._arrive(arrived if i else max(arrived, self.hs), at, ns, round_)
 
-    def deliver(self, ns: int, round_: Round) -> None:
-        """An interrupt with `ns` of handler work arrives now: preempt the plan, or wait until interrupts are on."""
+    def deliver(self, ns: int, round_: Round, at_once: bool = False) -> None:
+        """An interrupt with `ns` of handler work arrives now: preempt the plan, or wait until interrupts are on.
+
+        at_once: it does not wait. Where handlers are booked that do, it moves nothing, and runs beside the plan.
+        """
         now = self.engine.now
         if self.task is None:
             round_.waiting -= 1
             round_.targets -= 1
-            self.background.send(now, ns, 0, round_, self.id)
+            if at_once:
+                self.background.send(now, ns, 0, round_, self.id, until="at-once")
+            else:
+                self.background.send(now, ns, 0, round_, self.id)
+            return
+        if at_once:
+            self._force(now, ns, round_)
             return
         if self.held:
             self.stopper.meanwhile(ns, round_)
             return
-        at = now if self.unmaskable else self.first_unmasked(now)
+        at = self.first_unmasked(now)
         if at is None:
             self.pending.append((now, ns, round_))
         else:
@@ -267,11 +288,24 @@ class Cpu:
         if now >= self.hs:  # else it joins the batch that has not started yet
             self.interruptions += 1
             self.hs = max(at, self.he)
+            self.waits = at > self.engine.now
         begin = max(at, self.he)
         self.he = begin + ns
         self.stolen += ns
         self.log.append((begin, ns))
         round_.acked(self.he)
+
+    def _force(self, now: int, ns: int, round_: Round) -> None:
+        """Take an interrupt that nobody can mask, behind a handler that runs."""
+        if self.held:
+            round_.acked(now + ns)
+        elif now < self.hs and self.waits:
+            self.interruptions += 1
+            self.stolen += ns
+            round_.acked(now + ns)
+        else:
+            self._arrive(now, now, ns, round_)
+            self.forced.append(self.log[-1])
 
     # --- who runs ---------------------------------------------------------------------------------------------------
 

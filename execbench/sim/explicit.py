@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from execbench.sim.engine import Class, event_key
+from execbench.sim.passive import AT_ONCE, LEVELS, PREEMPTIBLE
 from execbench.sim.touches import Call
 from execbench.sim.visits import Drawn, Visits
 
@@ -31,19 +32,19 @@ class ExplicitCpus:
 
     def __init__(
         self, engine: Engine, chain: Chain, cpus: int, named: Sequence[int], restart: int, stream: Stream,
-        visits: Visits | None = None, *, unmaskable: bool = False, watch: bool = False,
+        visits: Visits | None = None, *, watch: bool = False,
     ) -> None:  # fmt: skip
         """`cpus` CPUs, all passive, in states drawn from pi; `named` are those that may become active.
 
         A CPU that its last task leaves begins in state `restart`. Draws come from `stream`, or all from `visits`.
-        unmaskable: interrupts do not wait in masked states. watch: nothing more is done for it here.
+        watch: nothing more is done for it here.
         """
         self._engine = engine
         self._restart = restart
         self._visits = Drawn(chain, stream) if visits is None else visits
         others = [cpu for cpu in range(cpus + len(named)) if cpu not in set(named)]
         numbers = sorted([*named, *others[: cpus - len(named)]])
-        self._cpus = {number: _Cpu(engine, chain, self._visits, number, unmaskable) for number in numbers}
+        self._cpus = {number: _Cpu(engine, chain, self._visits, number) for number in numbers}
         self._passive = dict(self._cpus)
         for cpu in self._cpus.values():
             cpu.walk_on()
@@ -54,11 +55,15 @@ class ExplicitCpus:
     ) -> None:  # fmt: skip
         """Enqueue a call on every passive CPU, or on `only`; acknowledged as each handler starts."""
         targets = list(self._passive.values()) if only is None else [self._passive[only]]
-        if who == "busy":
-            targets = [cpu for cpu in targets if cpu.busy(t)]
+        if who != "all":
+            targets = [cpu for cpu in targets if cpu.reached(t, who)]
         round.expect(len(targets))
         for cpu in targets:
-            cpu.send(t, t + flight_ns, Call(handler_ns, round, until == "preemptible"))
+            cpu.send(t, t + flight_ns, Call(handler_ns, round, LEVELS[until]))
+
+    def count(self, t: int, who: Who) -> int:
+        """Return how many passive CPUs a call to `who` would go to."""
+        return sum(who == "all" or cpu.reached(t, who) for cpu in self._passive.values())
 
     def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Stop, only: int | None = None) -> None:
         """Send the stopper to every passive CPU, or to `only`."""
@@ -117,22 +122,22 @@ class ExplicitCpus:
 class _Batch:
     """Calls that one handler, or one turn of a thread, will take; delivered at `at`."""
 
-    __slots__ = ("at", "calls", "thread")
+    __slots__ = ("at", "calls", "level")
 
     def __init__(self, at: int, call: Call) -> None:
         self.at = at
         self.calls = [call]
-        self.thread = call.thread
+        self.level = call.level
 
 
 class _Cpu:
     """One passive CPU.
 
     The background is in `x`, or stands still and goes on in `x` after the handlers; `jump_at` is its next jump, or
-    `left` what its visit still lasts. `queue` holds what has not started: interrupts first, then a thread's turn. At
-    most one of these is set: `arrives`, when its head is delivered; `waits`, it was delivered to a state in which it
-    waits; `starts`, when the handler starts. `ends`: the running handler's end. `stop`: the stopper has been sent;
-    `calls` is what came since, `early` what is to be taken as it gets to its loop, `arrived` when it did.
+    `left` what its visit still lasts. `queue` holds what has not started: calls at once first, then interrupts, then a
+    thread's turn. At most one of these is set: `arrives`, when its head is delivered; `waits`, it was delivered to a
+    state in which it waits; `starts`, when the handler starts. `ends`: the running handler's end. `stop`: the stopper
+    has been sent; `calls` is what came since, `early` what is taken as it gets to its loop, `arrived` when it did.
     """
 
     __slots__ = (
@@ -141,12 +146,13 @@ class _Cpu:
         "seen", "starts", "stolen", "stop", "then", "waits", "x",
     )  # fmt: skip
 
-    def __init__(self, engine: Engine, chain: Chain, visits: Visits, number: int, unmaskable: bool) -> None:
+    def __init__(self, engine: Engine, chain: Chain, visits: Visits, number: int) -> None:
         self._engine = engine
         self._key = event_key(Class.INTERRUPT, number)
         self._states = states = chain.states
-        self._waits = (  # by whether a thread is called
-            [state.masked and not unmaskable for state in states],
+        self._waits = (  # by what is called: at-once, interrupts, threads
+            [False] * len(states),
+            [state.masked for state in states],
             [state.masked or not state.qs for state in states],
         )
         self._visits = visits
@@ -173,9 +179,11 @@ class _Cpu:
     # --- what others do to it ---------------------------------------------------------------------------------------
 
     def send(self, t: int, d: int, call: Call) -> None:
-        """Enqueue a call, delivered at d: it joins what waits, but a thread's call joins no interrupts."""
+        """Enqueue a call, delivered at d: it joins what waits, or comes behind what waits for less than it does."""
         self.catch_up(t)
-        if self.stop is not None:
+        if self.stop is not None and call.level == AT_ONCE:
+            call.round.acked(d + call.ns)
+        elif self.stop is not None:
             self.calls.append(call)
             self._engine.call_at(d, self._key, partial(self._deliver, d, call))
         else:
@@ -183,10 +191,14 @@ class _Cpu:
 
     def _enqueue(self, t: int, d: int, call: Call) -> None:
         self.stolen += call.ns
-        if self.queue and (self.queue[-1].thread or not call.thread):
+        if self.queue and call.level <= self.queue[-1].level and (call.level != AT_ONCE or not self.queue[-1].level):
             self.queue[-1].calls.append(call)
             return
         self.interruptions += 1
+        if self.queue and call.level < self.queue[-1].level:
+            self.longest = max(self.longest, call.ns)
+            call.round.acked(d + call.ns)
+            return
         self.queue.append(_Batch(d, call))
         if len(self.queue) > 1:
             return
@@ -197,21 +209,22 @@ class _Cpu:
         else:
             self.catch_up(t)
 
-    def busy(self, t: int) -> bool:
-        """Say whether the CPU is in no extended quiescent state."""
+    def reached(self, t: int, who: Who) -> bool:
+        """Say whether a call to `who` goes to the CPU."""
         self.catch_up(t)
-        return self.stop is not None or self.ends is not None or not self._states[self.x].eqs
+        state = self._states[self.x]
+        return self.stop is not None or self.ends is not None or not (state.eqs if who == "busy" else state.user)
 
     def halt(self, t: int, d: int, ns: int, stop: Stop) -> None:
         """Send the stopper, delivered at d, `ns` from its loop."""
         self.catch_up(t)
         self.stop = stop
-        self._enqueue(t, d, Call(ns, stop, True))
+        self._enqueue(t, d, Call(ns, stop, PREEMPTIBLE))
 
     def _deliver(self, d: int, call: Call) -> None:
         """An interrupt arrives behind the stopper: it is taken in its loop, unless all are there already."""
         self.catch_up(d)
-        if call.thread or call not in self.calls or self.stop is None or self.stop.all_arrived(d):
+        if call.level == PREEMPTIBLE or call not in self.calls or self.stop is None or self.stop.all_arrived(d):
             return
         self.calls.remove(call)
         if self.arrived is None:
@@ -308,7 +321,7 @@ class _Cpu:
         self.x = self.then
         self.left, self.then = self._visits.visit(self.number, self.x)
         self.jump_at = at + self.left
-        if self.waits and not self._waits[self.queue[0].thread][self.x]:
+        if self.waits and not self._waits[self.queue[0].level][self.x]:
             # The call is taken before anything else; the visit begins behind its handler.
             self.waits = False
             self.starts, self.resume, self.lead, self.jump_at = math.ceil(at), self.x, 0, math.inf
@@ -319,7 +332,7 @@ class _Cpu:
         at, self.arrives = self.arrives, None
         assert at is not None
         state = self._states[self.x]
-        if self._waits[self.queue[0].thread][self.x]:
+        if self._waits[self.queue[0].level][self.x]:
             self.waits = True
             return
         self.left, self.jump_at = self.jump_at - at, math.inf
@@ -354,7 +367,7 @@ class _Cpu:
     def _end(self) -> None:
         at, self.ends = self.ends, None
         assert at is not None
-        if self.queue and self.queue[0].at <= at and not self._waits[self.queue[0].thread][self.x]:
+        if self.queue and self.queue[0].at <= at and not self._waits[self.queue[0].level][self.x]:
             self.starts, self.resume, self.lead = at, self.x, 0  # the background stands still
             return
         self.jump_at = at + self.left

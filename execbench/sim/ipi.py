@@ -68,8 +68,9 @@ class Interrupts:
         """Enqueue a call of `handler_ns` on every other CPU now; a running target starts on it after `flight_ns`.
 
         No flight is shorter than 1 ns: a target's interrupts of this nanosecond have been taken before the send.
-        who="busy" spares CPUs in an extended quiescent state; one that runs a task is in none. until="preemptible"
-        calls a thread, which on such a CPU runs as execbench.sim.stopper says.
+        who="busy" spares CPUs in an extended quiescent state, "kernel" those in nohz_full user mode; one that runs a
+        task is in neither. until="preemptible" calls a thread, which on such a CPU runs as execbench.sim.stopper says;
+        "at-once" cannot be masked.
         """
         engine = self.engine
         flight_ns = max(flight_ns, 1)
@@ -78,7 +79,7 @@ class Interrupts:
         for cpu in self.active:
             if cpu.task is not None and cpu is not sender:
                 round_.expect(1)
-                deliver: Callable[[], None] = _delivery(cpu, handler_ns, round_)
+                deliver: Callable[[], None] = _delivery(cpu, handler_ns, round_, until == "at-once")
                 if until == "preemptible":
                     deliver = partial(cpu.deliver_thread, handler_ns, round_, False)
                 engine.call_at(due, event_key(Class.INTERRUPT, cpu.id), deliver)
@@ -87,6 +88,11 @@ class Interrupts:
         else:
             self.background.send(engine.now, handler_ns, flight_ns, round_, None, who, until)
         return round_
+
+    def count(self, sender: Cpu, who: Who) -> int:
+        """Return how many other CPUs a call to `who` would go to now."""
+        active = sum(cpu.task is not None and cpu is not sender for cpu in self.active)
+        return active + self.background.count(self.engine.now, who)
 
     def _round(self, sender: Cpu) -> Round:
         assert sender.task is not None
@@ -108,7 +114,9 @@ class Interrupts:
         cpu.pinned = False
         cpu.start_plan()
 
-    def send_to(self, sender: Cpu, targets: Sequence[Cpu], handler_ns: int, flight_ns: int) -> Round:
+    def send_to(
+        self, sender: Cpu, targets: Sequence[Cpu], handler_ns: int, flight_ns: int, at_once: bool = False
+    ) -> Round:
         """As `send`, to these other active CPUs only (smp_call_function_many_cond over the CPUs of one mm)."""
         engine = self.engine
         assert sender.task is not None
@@ -117,7 +125,7 @@ class Interrupts:
         round_.expect(len(targets))
         due = engine.now + max(flight_ns, 1)
         for cpu in targets:
-            engine.call_at(due, event_key(Class.INTERRUPT, cpu.id), _delivery(cpu, handler_ns, round_))
+            engine.call_at(due, event_key(Class.INTERRUPT, cpu.id), _delivery(cpu, handler_ns, round_, at_once))
         return round_
 
     # --- stopping everybody -------------------------------------------------------------------------------------------
@@ -160,12 +168,13 @@ class Interrupts:
 class _delivery:  # noqa: N801 - reads as the action it is
     """Deliver one call to an active CPU; an object, because a closure per target costs more."""
 
-    __slots__ = ("cpu", "ns", "round")
+    __slots__ = ("at_once", "cpu", "ns", "round")
 
-    def __init__(self, cpu: Cpu, ns: int, round_: Round) -> None:
+    def __init__(self, cpu: Cpu, ns: int, round_: Round, at_once: bool) -> None:
+        self.at_once = at_once
         self.cpu = cpu
         self.ns = ns
         self.round = round_
 
     def __call__(self) -> None:
-        self.cpu.deliver(self.ns, self.round)
+        self.cpu.deliver(self.ns, self.round, self.at_once)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from execbench.errors import InputError
 from execbench.sim.engine import Class, event_key
-from execbench.sim.pool import HANDLER, Source
+from execbench.sim.passive import AT_ONCE, LEVELS, UNMASKED
+from execbench.sim.pool import HANDLER, Source, paths
 from execbench.sim.sampling import Draws, Groups
 from execbench.sim.touches import Call, Touches
 
@@ -35,12 +36,12 @@ class LazyCpus:
 
     def __init__(
         self, engine: Engine, chain: Chain, cpus: int, named: Sequence[int], restart: int, stream: Stream,
-        source: Source | None = None, *, unmaskable: bool = False, watch: bool = False,
+        source: Source | None = None, *, watch: bool = False,
     ) -> None:  # fmt: skip
         """`cpus` CPUs, all passive, in states drawn from pi; those in `named` keep their identity.
 
         A CPU that its last task leaves begins in state `restart`. Draws come from `stream`, or all from `source`.
-        unmaskable: interrupts do not wait in masked states. watch: keep the longest interruption.
+        watch: keep the longest interruption.
         """
         if any(state.sigma for state in chain.states):
             raise InputError(
@@ -51,8 +52,8 @@ class LazyCpus:
         self._engine = engine
         self._draws = draws
         self._restart = restart
-        self._pools = {cpu: _Pool(chain, draws, cpu, 1, unmaskable) for cpu in named}
-        self._crowd = _Pool(chain, draws, _ANY, cpus - len(self._pools), unmaskable)
+        self._pools = {cpu: _Pool(chain, draws, cpu, 1) for cpu in named}
+        self._crowd = _Pool(chain, draws, _ANY, cpus - len(self._pools))
         self._passive = {_ANY: self._crowd, **self._pools} if self._crowd.n else dict(self._pools)
         self._targets = cpus
         self._stopped = False
@@ -81,20 +82,29 @@ class LazyCpus:
 
     def _send(self, pools: Iterable[_Pool], t: int, c: int, d: int, round: Acks, who: Who, until: Until) -> None:
         """Send to one pool after the other: whom it reaches, and when it is done, is known of each for itself."""
-        last = targets = 0
+        last, targets, level = 0, 0, LEVELS[until]
         for pool in pools:
             if pool.stop is not None:
                 round.expect(pool.n)
-                call = Call(c, round, until == "preemptible")
+                if level == AT_ONCE:
+                    round.acked(d + c, pool.n)
+                    continue
+                call = Call(c, round, level)
                 pool.calls.append(call)
                 self._engine.call_at(d, _DELIVERY, partial(pool.deliver, d, call))
             else:
-                done, n = pool.touch(t, c, d, who, until == "preemptible")
+                done, n = pool.touch(t, c, d, who, level)
                 targets += n
                 last = max(last, done)
         if targets:
             round.expect(targets)
             round.acked(last, targets)
+
+    def count(self, t: int, who: Who) -> int:
+        """Return how many passive CPUs a call to `who` would go to."""
+        if self._watch:
+            self._account(t)
+        return sum(pool.count(t, who) for pool in self._passive.values())
 
     def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Stop, only: int | None = None) -> None:
         """Send the stopper to every passive CPU, or to `only`."""
@@ -173,31 +183,36 @@ class _Pool(Touches):
     def send(self, t: int, c: int, d: int) -> int:
         """Enqueue an interrupt's call of `c` ns at t on every CPU, delivered at d; return when the last is done."""
         groups, self.groups = self.groups, []
-        quiescent = self._qs
+        quiescent, masked = self._qs, self._masked
         free: Groups = {}
         watched: Groups = {}
         last = joined = 0
-        for he, x, hs, seen, z, moves, apart, thread, n in groups:
+        for he, x, hs, seen, z, moves, apart, level, n in groups:
             if t >= he:
                 into = free if seen or quiescent[x] or (moves and self._passed(moves, t)) else watched
                 at = he, x
                 into[at] = into.get(at, 0) + n
                 continue
-            if t < hs:  # the queue is not empty: join it
+            if t < hs and level != AT_ONCE:  # the queue is not empty: join it
                 joined += n
-                self.groups.append((he + c, x, hs, seen, z, moves, apart, thread, n))
-            elif d <= he:  # a handler runs: the next one follows it
+                self.groups.append((he + c, x, hs, seen, z, moves, apart, level, n))
+            elif t < hs:  # what waits does not wait for interrupts to be on: come behind it
+                for (_, at_first, steps), k in paths(seen, z, moves, apart, n):
+                    known = seen, at_first, (*steps, (hs, HANDLER))
+                    last = max(last, self._behind(x, k, he, known, d, c, UNMASKED))
+                continue
+            elif d <= he and not masked[x]:  # a handler runs: the next one follows it
                 seen = seen or self._passed(moves, t)
-                self.groups.append((he + c, x, he, seen, HANDLER, (), (), False, n))
-            else:  # a handler runs, but ends before the delivery
+                self.groups.append((he + c, x, he, seen, HANDLER, (), (), UNMASKED, n))
+            else:  # a handler runs, but ends before the delivery, or with interrupts off
                 known = seen or self._passed(moves, t), HANDLER, ()
-                last = max(last, self._behind(x, n, he, known, d, c, self._waits))
+                last = max(last, self._behind(x, n, he, known, d, c, UNMASKED))
                 continue
             if he + c > last:
                 last = he + c
         self.stolen += c * self.n
         self.interruptions += self.n - joined
-        return max(last, self._reach(free, watched, t, d, c, self._waits))
+        return max(last, self._reach(free, watched, t, d, c, UNMASKED))
 
     def free_at(self, t: int) -> int:
         """Return when a task that becomes runnable on this CPU at t can run there."""
@@ -206,7 +221,7 @@ class _Pool(Touches):
         if t < he:
             if not self._masked[x]:
                 return he
-            t = he  # an interrupt that cannot be masked leaves the CPU where it was
+            t = he  # a call that nothing masks leaves the CPU where it was
         x = self._states_at(t, {(he, x): 1}).index(1)
         if not self._masked[x]:
             return t + self._wake[x]
@@ -221,7 +236,7 @@ class _Pool(Touches):
         """Forget the quiescent states passed so far; a present one counts."""
         groups, self.groups = self.groups, []
         free: Groups = {}
-        for he, x, hs, _, z, moves, apart, thread, n in groups:
+        for he, x, hs, _, z, moves, apart, level, n in groups:
             if t >= he:
                 free[he, x] = free.get((he, x), 0) + n
                 continue
@@ -229,7 +244,7 @@ class _Pool(Touches):
                 if at <= t:
                     z = then
             ahead = tuple(move for move in moves if move[0] > t)
-            self.groups.append((he, x, hs, self._qs[z] and t < hs, z, ahead, apart, thread, n))
+            self.groups.append((he, x, hs, self._qs[z] and t < hs, z, ahead, apart, level, n))
         if free:
             self._resume(t, self._states_at(t, free), self._qs)
 
@@ -238,13 +253,13 @@ class _Pool(Touches):
         groups, self.groups = self.groups, []
         watched: Groups = {}
         holdouts = 0
-        for he, x, hs, seen, z, moves, apart, thread, n in groups:
+        for he, x, hs, seen, z, moves, apart, level, n in groups:
             passed = seen or self._passed(moves, t) or (t >= he and self._qs[x])
             if not passed and t >= he:
                 watched[he, x] = watched.get((he, x), 0) + n
             else:
                 holdouts += 0 if passed else n
-                self.groups.append((he, x, hs, passed, z, moves, apart, thread, n))
+                self.groups.append((he, x, hs, passed, z, moves, apart, level, n))
         if watched:
             kept, unseen, never = self._blank.copy(), self._blank.copy(), self._blank.copy()
             self._draws.split_watching(self.cpu, watched, t, t, kept, never, unseen, never)

@@ -46,15 +46,11 @@ class Machine:
         self.streams = streams
         self.probe = Probe()
         self.engine = Engine(merge=run.get("merge", True))
-        self.unmaskable = self.features.get("rfence") == "sbi"
         self.isolated: int = topology.get("isolated", 0)
         self.isolated_cpus: IsolatedCpus | None = None
         self.background = self._background(spec["background"], costs, named, run.get("cpu_model", "lazy"))
         preempts = self.preempt in PREEMPTIBLE
-        self._cpus = {
-            number: Cpu(number, self.engine, self.background, preempts=preempts, unmaskable=self.unmaskable)
-            for number in named
-        }
+        self._cpus = {number: Cpu(number, self.engine, self.background, preempts=preempts) for number in named}
         self.interrupts = Interrupts(self.engine, self.background, list(self._cpus.values()))
         self.rcu: Rcu
         self.flavours: Flavours
@@ -71,14 +67,12 @@ class Machine:
             raise MachineError("client placement", max(named), allowed, "use fewer CPUs, or isolate fewer")
         restart = self.chain.index(spec["restart"])
         stream = self.streams.stream("background")
-        first: PassiveCpus = model(self.engine, self.chain, others, named, restart, stream, unmaskable=self.unmaskable)
+        first: PassiveCpus = model(self.engine, self.chain, others, named, restart, stream)
         if not self.isolated:
             return first
         chain = Chain.from_machine(spec["isolated"], costs.ns, explicit=explicit, nohz_full=True)
         stream = self.streams.stream("background/isolated")
-        self.isolated_cpus = model(
-            self.engine, chain, self.isolated, (), 0, stream, unmaskable=self.unmaskable, watch=True
-        )
+        self.isolated_cpus = model(self.engine, chain, self.isolated, (), 0, stream, watch=True)
         assert self.isolated_cpus is not None
         return TwoClasses(first, self.isolated_cpus)
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from execbench.sim.passive import UNMASKED
+
 if TYPE_CHECKING:
     from execbench.sim.chain import Chain
     from execbench.sim.sampling import Groups
@@ -25,11 +27,12 @@ Moves = tuple[tuple[float, int], ...]
 """(time, state from then on)."""
 Known = tuple[bool, int, Moves]
 """(seen, z, moves) of a group."""
-Group = tuple[int, int, int, bool, int, Moves, tuple[tuple[int, Moves], ...], bool, int]
-"""(he, x, hs, seen, z, moves, apart, thread, n): the path of `n` CPUs is known up to `he`, where the background goes on
+Group = tuple[int, int, int, bool, int, Moves, tuple[tuple[int, Moves], ...], int, int]
+"""(he, x, hs, seen, z, moves, apart, level, n): the path of `n` CPUs is known up to `he`, where the background goes on
 in state `x`.
 
-hs and he: start and end of the last booked handlers (hs -1: none are); `thread`: a thread runs them. seen: a quiescent
+hs and he: start and end of the last booked handlers (hs -1: none are); level: what they waited for (passive.LEVELS,
+whatever it is if none are). seen: a quiescent
 state was passed since the grace period began, or none is looked for. z: the present state, until the first of `moves`
 or until `hs`; between hs and he it is HANDLER. apart: (z, moves) of those CPUs whose path differs from this, but not in
 when it is quiescent.
@@ -81,20 +84,27 @@ class Pool:
     """The groups, and how handlers are booked on them."""
 
     __slots__ = (
-        "_after", "_blank", "_defers", "_draws", "_eqs", "_masked", "_qs", "_since", "_stopped_at", "_waits", "_wake",
-        "cpu", "groups", "interruptions", "longest", "n", "stolen",
+        "_after", "_blank", "_draws", "_masked", "_outside", "_qs", "_since", "_spared", "_stopped_at", "_waits",
+        "_wake", "cpu", "groups", "interruptions", "longest", "n", "stolen",
     )  # fmt: skip
 
-    def __init__(self, chain: Chain, draws: Source, cpu: int, n: int, unmaskable: bool = False) -> None:
+    def __init__(self, chain: Chain, draws: Source, cpu: int, n: int) -> None:
         """`n` CPUs at time 0, in states as `draws` says; `cpu` is their number, or -1."""
         states = chain.states
         self._draws = draws
         self._blank = [0] * len(states)
         self._masked = [state.masked for state in states]
-        self._waits = [*(state.masked and not unmaskable for state in states), False]  # interrupts wait
-        self._defers = [*(state.masked or not state.qs for state in states), False]  # threads wait
+        self._waits = (  # by what is called: at-once, interrupts, threads
+            [False] * (len(states) + 1),
+            [*(state.masked for state in states), False],
+            [*(state.masked or not state.qs for state in states), False],
+        )
         self._qs = [*(state.qs for state in states), False]
-        self._eqs = [*(state.eqs for state in states), False]
+        self._spared = {
+            "busy": [*(state.eqs for state in states), False],
+            "kernel": [*(state.user for state in states), False],
+        }
+        self._outside = [*(state.eqs + state.user for state in states), 0]  # who is spared here is the same
         self._wake = [*(state.wake for state in states), 0]
         self._after = [state.after_interrupt for state in states]
         self.cpu = cpu
@@ -105,10 +115,10 @@ class Pool:
         self._since = 0  # what began earlier is in `longest`
         self._stopped_at = HELD  # when the first of the CPUs that are stopped was taken
         self.groups: list[Group] = [
-            (0, x, -1, True, x, (), (), False, count) for x, count in enumerate(draws.initial(cpu, n)) if count
+            (0, x, -1, True, x, (), (), UNMASKED, count) for x, count in enumerate(draws.initial(cpu, n)) if count
         ]
 
-    def _reach(self, free: Groups, watched: Groups, t: int, d: int, c: int, waits: list[bool]) -> int:
+    def _reach(self, free: Groups, watched: Groups, t: int, d: int, c: int, level: int) -> int:
         """Book the handlers of CPUs that nothing was known of at t any more; return when the last is done."""
         last = 0
         if free or watched:
@@ -118,56 +128,56 @@ class Pool:
             if watched:
                 unseen = self._blank.copy(), self._blank.copy()
                 self._draws.split_watching(self.cpu, watched, t, d, kept, moved, *unseen)
-                last = max(last, self._book(*unseen, False, t, d, c, waits))
-            last = max(last, self._book(kept, moved, True, t, d, c, waits))
+                last = max(last, self._book(*unseen, False, t, d, c, level))
+            last = max(last, self._book(kept, moved, True, t, d, c, level))
         return last
 
     def _book(
-        self, kept: list[int], moved: list[int], seen: bool, t: int, d: int, c: int, waits: list[bool]
+        self, kept: list[int], moved: list[int], seen: bool, t: int, d: int, c: int, level: int
     ) -> int:  # fmt: skip
         """Book the handlers of CPUs that were free at t, counted by state; return when the last is done."""
-        wake, after, book, thread = self._wake, self._after, self.groups.append, waits is self._defers
+        wake, after, book, waits = self._wake, self._after, self.groups.append, self._waits[level]
         last = 0
         apart: dict[int, list[tuple[int, Moves]]] = {}
         if any(moved):
             for x, n in enumerate(moved):
                 if n:
-                    last = max(last, self._follow(x, n, t, (seen, x, ()), d, c, waits, kept, apart))
+                    last = max(last, self._follow(x, n, t, (seen, x, ()), d, c, level, kept, apart))
         for x, n in enumerate(kept):
             if n:
                 others = tuple(apart[x]) if x in apart else ()
                 if waits[x]:
-                    done = self._wait(x, n, (seen, x, ()), d, c, waits, others)
+                    done = self._wait(x, n, (seen, x, ()), d, c, level, others)
                 else:
                     hs = d + wake[x]
                     done = hs + c
-                    book((done, after[x], hs, seen, x, (), others, thread, n))
+                    book((done, after[x], hs, seen, x, (), others, level, n))
                 if done > last:
                     last = done
         return last
 
-    def _behind(self, x: int, n: int, he: int, known: Known, d: int, c: int, waits: list[bool]) -> int:
+    def _behind(self, x: int, n: int, he: int, known: Known, d: int, c: int, level: int) -> int:
         """Book handlers on CPUs that come back to state `x` at `he`, behind others, for a call delivered at d."""
-        thread = waits is self._defers
+        waits = self._waits[level]
         if d <= he and not waits[x]:
-            self.groups.append((he + c, x, he, *known, (), thread, n))
+            self.groups.append((he + c, x, he, *known, (), level, n))
             return he + c
         seen, z, moves = known
         known = seen, z, (*moves, (he, x))
         kept, moved = self._blank.copy(), self._blank.copy()
         d = max(d, he)
         self._draws.split(self.cpu, {(he, x): n}, he, d, kept, moved)
-        last = self._follow(x, moved[x], he, known, d, c, waits) if moved[x] else 0
+        last = self._follow(x, moved[x], he, known, d, c, level) if moved[x] else 0
         if kept[x] and waits[x]:
-            return max(last, self._wait(x, kept[x], known, d, c, waits))
+            return max(last, self._wait(x, kept[x], known, d, c, level))
         if kept[x]:
             hs = d + self._wake[x]
-            self.groups.append((hs + c, self._after[x], hs, *known, (), thread, kept[x]))
+            self.groups.append((hs + c, self._after[x], hs, *known, (), level, kept[x]))
             last = max(last, hs + c)
         return last
 
     def _wait(
-        self, x: int, n: int, known: Known, d: int, c: int, waits: list[bool],
+        self, x: int, n: int, known: Known, d: int, c: int, level: int,
         apart: tuple[tuple[int, Moves], ...] = (),
     ) -> int:  # fmt: skip
         """Book the handlers of CPUs that let none start at d, in state `x`, behind the states in which they wait.
@@ -175,7 +185,7 @@ class Pool:
         The last of them have the paths `apart`.
         """
         seen, z, before = known
-        thread, first = waits is self._defers, n - len(apart)
+        waits, first = self._waits[level], n - len(apart)
         last = 0
         for i, (at, y) in enumerate(self._draws.jumps(self.cpu, x, n, d)):
             if i >= first:
@@ -188,13 +198,13 @@ class Pool:
                 at, y = step
             hs = math.ceil(at)
             done = hs + c
-            self.groups.append((done, y, hs, seen, z, moves, (), thread, 1))
+            self.groups.append((done, y, hs, seen, z, moves, (), level, 1))
             if done > last:
                 last = done
         return last
 
     def _follow(
-        self, x: int, n: int, t: int, known: Known, d: int, c: int, waits: list[bool],
+        self, x: int, n: int, t: int, known: Known, d: int, c: int, level: int,
         kept: list[int] | None = None, apart: dict[int, list[tuple[int, Moves]]] | None = None,
     ) -> int:  # fmt: skip
         """Book the handlers of CPUs that leave `x` between t and d, jump by jump.
@@ -203,24 +213,24 @@ class Pool:
         added to `kept`, if there is such a count, and to `apart` if their way was idle where the end is not, or back.
         """
         seen, z, before = known
-        quiescent, idle, wake = self._qs, self._eqs, self._wake
-        qs, thread = quiescent[x], waits is self._defers
+        quiescent, idle, wake = self._qs, self._outside, self._wake
+        qs, waits = quiescent[x], self._waits[level]
         last = 0
         for path in self._draws.flights(self.cpu, x, n, t, d):
             y = path[-1][1]
             if kept is not None and not any(quiescent[w] is not qs for _, w in path):
                 kept[y] += 1
-                if idle[x] is not idle[y] or any(idle[w] is not idle[y] for _, w in path):
+                if idle[x] != idle[y] or any(idle[w] != idle[y] for _, w in path):
                     assert apart is not None
                     apart.setdefault(y, []).append((x, tuple(path)))
                 continue
             moves = (*before, *path)
             if waits[y]:
-                done = self._wait(y, 1, (seen, z, moves), d, c, waits)
+                done = self._wait(y, 1, (seen, z, moves), d, c, level)
             else:
                 hs = d + wake[y]
                 done = hs + c
-                self.groups.append((done, self._after[y], hs, seen, z, moves, (), thread, 1))
+                self.groups.append((done, self._after[y], hs, seen, z, moves, (), level, 1))
             if done > last:
                 last = done
         return last
@@ -236,15 +246,15 @@ class Pool:
 
     def account(self, t: int) -> None:
         """Note how long the interruptions take that have begun up to t, before they are forgotten."""
-        for he, _, hs, _, z, moves, _, thread, _ in self.groups:
-            before, waits = z, self._waits
-            for i, (at, then) in enumerate(moves):  # interrupts may have been taken before the thread's turn
+        for he, _, hs, _, z, moves, _, level, _ in self.groups:
+            before, waits = z, self._waits[UNMASKED]
+            for i, (at, then) in enumerate(moves):  # others may have been taken before its turn
                 if then == HANDLER and self._since <= at <= t:
                     end = math.ceil(moves[i + 1][0]) if i + 1 < len(moves) else hs
                     self._taken(math.ceil(at), end, before, waits)
                 before = then
             if self._since <= hs <= t:
-                self._taken(hs, he, before, self._defers if thread else waits)
+                self._taken(hs, he, before, self._waits[level])
         self._since = t
 
     def _taken(self, hs: int, he: int, before: int, waits: list[bool]) -> None:
@@ -268,4 +278,4 @@ class Pool:
         """Let CPUs go on from their states at t."""
         for x, n in enumerate(states):
             if n:
-                self.groups.append((t, x, -1, seen[x], x, (), (), False, n))
+                self.groups.append((t, x, -1, seen[x], x, (), (), UNMASKED, n))

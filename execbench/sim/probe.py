@@ -19,7 +19,8 @@ map(t, task, area, first page, pages, perm): a mapping at the text's own address
 a temporary writable alias of text; kind "mm" (this CPU only), "fixmap" (every CPU), "user". store(t, task, va, size,
 content, through): bytes written to text at `va`; content "code", "trap" (a fill that traps), "site" (one live
 instruction; va 0 = not modelled); through "text", "direct-map", "mm", "fixmap", "user". flush(t, task, t0, va, pages,
-how, caller): a TLB flush that began at t0 is complete; pages 0 = everything; how "ipi", "broadcast", "rfence", "local".
+how, caller): a TLB flush that began at t0 is complete; pages 0 = everything; how "ipi", "broadcast", "rfence",
+"mm" (here, of a process that no other CPU runs), "local".
 serialize(t, task, t0, cpus, why): a forced context-synchronizing event between t0 and t on "all", "others" or "self".
 icache(t, task, t0, va, size, how): maintenance of the instruction cache; size 0 = everything; how "ic-ivau",
 "fence.i-all", "fence.i-local". fetch(t, task, region): the task enters text. reach(t, task, region, via, inside).

@@ -35,6 +35,9 @@ class _Unmodelled:
         until: Until = "unmasked",
     ) -> None: ...  # fmt: skip
 
+    def count(self, t: int, who: Who) -> int:
+        return 0
+
     def stop(self, t: int, switch_ns: int, flight_ns: int, stop: Round, only: int | None = None) -> None: ...
 
     def release(self, t: int, ns: int) -> None: ...

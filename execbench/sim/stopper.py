@@ -81,7 +81,7 @@ class Stopper:
 
     def _spinlocks_until(self) -> int | None:
         """Return from when on the task holds no spinlock; None if that is not planned yet, or it spins on one."""
-        cpu, task, until = self.cpu, self.cpu.task, 0
+        task, until = self.cpu.task, 0
         for lock in self.locks:
             if lock.kind.kind != "spinlock":
                 continue
@@ -91,8 +91,8 @@ class Stopper:
                 at = lock.hold.released_at()
                 if at < 0:
                     return None
-                # What is taken out of the plan at the very time of the release goes before it.
-                until = max(until, at + (lock.hold.base is None or cpu.unmaskable))
+                # What is taken out of the plan at the very time of the release goes before it, with interrupts on.
+                until = max(until, at + (lock.hold.base is None))
         return until
 
     def _start(self) -> None:

@@ -1,9 +1,10 @@
-"""What passive CPUs of the lazy model go through besides plain interrupts: calls to threads, to busy CPUs, stopping."""
+"""What CPUs of the lazy model go through besides plain interrupts: calls to threads, to busy CPUs, at once, stops."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from execbench.sim.passive import AT_ONCE, PREEMPTIBLE, UNMASKED
 from execbench.sim.pool import HANDLER, HELD, Group, Pool, Source, paths
 
 if TYPE_CHECKING:
@@ -17,13 +18,13 @@ __all__ = ["Call", "Touches"]
 class Call:
     """A call to CPUs that have been sent the stopper."""
 
-    __slots__ = ("ns", "round", "thread")
+    __slots__ = ("level", "ns", "round")
 
-    def __init__(self, ns: int, round_: Acks, thread: bool) -> None:
-        """`thread`: a thread takes it."""
+    def __init__(self, ns: int, round_: Acks, level: int) -> None:
+        """`level`: what it waits for (passive.LEVELS)."""
         self.ns = ns
         self.round = round_
-        self.thread = thread
+        self.level = level
 
 
 class Touches(Pool):
@@ -31,9 +32,9 @@ class Touches(Pool):
 
     __slots__ = ("_arrivals", "_arrived", "calls", "stop")
 
-    def __init__(self, chain: Chain, draws: Source, cpu: int, n: int, unmaskable: bool = False) -> None:
+    def __init__(self, chain: Chain, draws: Source, cpu: int, n: int) -> None:
         """Nobody is stopped."""
-        super().__init__(chain, draws, cpu, n, unmaskable)
+        super().__init__(chain, draws, cpu, n)
         self.stop: Stop | None = None
         self._arrived = 0  # when the last CPU is in the stopper's loop
         self._arrivals = 0  # sum of the times at which they get there
@@ -41,14 +42,13 @@ class Touches(Pool):
 
     def restart(self, t: int, x: int, busy_until: int) -> None:
         """Begin again at t in state `x`, behind handlers that are booked until `busy_until`."""
-        self.groups = [(max(t, busy_until), x, -1, True, HANDLER, (), (), False, 1)]
+        self.groups = [(max(t, busy_until), x, -1, True, HANDLER, (), (), UNMASKED, 1)]
 
-    # --- calls that spare idle CPUs or go to threads ------------------------------------------------------------------
+    # --- calls that spare idle CPUs, or go to threads, or cannot be masked --------------------------------------------
 
-    def touch(self, t: int, c: int, d: int, who: Who, thread: bool) -> tuple[int, int]:
+    def touch(self, t: int, c: int, d: int, who: Who, level: int) -> tuple[int, int]:
         """Enqueue a call of `c` ns at t, delivered at d; return when the last CPU is done and how many it reaches."""
-        waits = self._defers if thread else self._waits
-        groups, self.groups = (self.groups, []) if who == "all" else self._busy(t)
+        groups, self.groups = (self.groups, []) if who == "all" else self._split(t, who)
         free: Groups = {}
         watched: Groups = {}
         last = joined = targets = 0
@@ -59,21 +59,34 @@ class Touches(Pool):
                 into[he, x] = into.get((he, x), 0) + n
             elif t >= hs:  # a handler runs
                 passed = seen or self._passed(moves, t)
-                last = max(last, self._behind(x, n, he, (passed, HANDLER, ()), d, c, waits))
-            elif thread and not waiting:  # only interrupts wait
+                last = max(last, self._behind(x, n, he, (passed, HANDLER, ()), d, c, level))
+            elif level > waiting:  # it comes behind what waits
                 for (_, at, steps), k in paths(seen, z, moves, apart, n):
                     steps = (*steps, (hs, HANDLER))
-                    last = max(last, self._behind(x, k, he, (seen, at, steps), d, c, waits))
+                    last = max(last, self._behind(x, k, he, (seen, at, steps), d, c, level))
+            elif level == AT_ONCE < waiting:  # it goes before what waits, which does not move
+                self.groups.append((he, x, hs, seen, z, moves, apart, waiting, n))
+                self.longest = max(self.longest, c)
+                last = max(last, d + c)
             else:
                 joined += n
                 self.groups.append((he + c, x, hs, seen, z, moves, apart, waiting, n))
                 last = max(last, he + c)
         self.stolen += c * targets
         self.interruptions += targets - joined
-        return max(last, self._reach(free, watched, t, d, c, waits)), targets
+        return max(last, self._reach(free, watched, t, d, c, level)), targets
 
-    def _busy(self, t: int) -> tuple[list[Group], list[Group]]:
-        """Return who is in no extended quiescent state at t, and who is; present states are drawn."""
+    def count(self, t: int, who: Who) -> int:
+        """Return how many CPUs a call to `who` would go to at t."""
+        if who == "all" or self.stop is not None:
+            return self.n
+        busy, idle = self._split(t, who)
+        self.groups = [*busy, *idle]
+        return sum(group[-1] for group in busy)
+
+    def _split(self, t: int, who: Who) -> tuple[list[Group], list[Group]]:
+        """Return to whom a call goes at t, and whom it spares; present states are drawn."""
+        spared = self._spared[who]
         busy: list[Group] = []
         idle: list[Group] = []
         free: Groups = {}
@@ -88,7 +101,7 @@ class Touches(Pool):
             else:
                 for (_, at, steps), k in paths(seen, z, moves, apart, n):
                     state = next((then for when, then in reversed(steps) if when <= t), at)
-                    (idle if self._eqs[state] else busy).append((he, x, hs, seen, at, steps, (), waiting, k))
+                    (idle if spared[state] else busy).append((he, x, hs, seen, at, steps, (), waiting, k))
         kept, unseen, never = self._blank.copy(), self._blank.copy(), self._blank.copy()
         if free:
             self._draws.split(self.cpu, free, t, t, kept, never)
@@ -97,14 +110,14 @@ class Touches(Pool):
         for states, passed in ((kept, True), (unseen, False)):
             for x, n in enumerate(states):
                 if n:
-                    (idle if self._eqs[x] else busy).append((t, x, -1, passed, x, (), (), False, n))
+                    (idle if spared[x] else busy).append((t, x, -1, passed, x, (), (), UNMASKED, n))
         return busy, idle
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
     def halt(self, t: int, c: int, d: int, stop: Stop) -> int:
         """Send the stopper at t, delivered at d, `c` ns from its loop; return when the last CPU is there."""
-        self._arrived, _ = self.touch(t, c, d, "all", True)
+        self._arrived, _ = self.touch(t, c, d, "all", PREEMPTIBLE)
         self.stop = stop
         self._arrivals = sum(group[0] * group[-1] for group in self.groups)
         self.groups = [(HELD, *group[1:]) for group in self.groups]
@@ -112,7 +125,7 @@ class Touches(Pool):
 
     def deliver(self, t: int, call: Call) -> None:
         """A call arrives at t: an interrupt is taken while stoppers spin, but not behind the last arrival."""
-        if call.thread or call not in self.calls:
+        if call.level == PREEMPTIBLE or call not in self.calls:
             return
         assert self.stop is not None
         if not self.stop.all_arrived(t):
@@ -128,5 +141,5 @@ class Touches(Pool):
         self.groups = [(t + ns, *group[1:]) for group in self.groups]
         calls, self.calls = self.calls, []
         for call in calls:
-            last, n = self.touch(t, call.ns, t, "all", call.thread)
+            last, n = self.touch(t, call.ns, t, "all", call.level)
             call.round.acked(last, n)

@@ -16,7 +16,7 @@ FORCED = {
     ("text-poke", "arm64"): ["serialize"],
     ("ftrace", "arm64"): [],
     ("text-poke", "riscv64"): ["icache"],
-    ("ftrace", "riscv64"): ["icache"],
+    ("ftrace", "riscv64"): ["icache", "icache"],
 }
 """What reaches other CPUs before the publication."""
 

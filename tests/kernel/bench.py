@@ -28,7 +28,7 @@ Body = Callable[[Kernel], Proc[Any]]
 
 FEATURES: dict[str, dict[str, Any]] = {
     "x86_64": {
-        "apic": "x2apic", "ipi": "shorthand", "invlpgb": False, "serialize": False, "fred": False, "its": False,
+        "apic": "x2apic", "ipi": "shorthand", "invlpgb": False, "fred": False, "its": False,
         "fineibt": False, "ibpb_on_cbpf": False,
     },
     "arm64": {"idc": False, "dic": False, "rodata_full": True, "bbml": False, "tlbi_range": True},
@@ -55,13 +55,14 @@ class Bench:
         self, arch: str = "x86_64", release: str = "6.18", features: Mapping[str, Any] | None = None, cpus: int = 4,
         *, hosts: Sequence[int] = (0, 1), nodes: int = 1, config: Mapping[str, Any] | None = None,
         kernel: Mapping[str, Any] | None = None, memory: int = 8 << 30, run: Mapping[str, Any] | None = None,
+        isolated: int = 0,
     ) -> None:  # fmt: skip
         """`hosts` may run tasks; `kernel` overrides fields of the release; `config` keys of the machine's [kernel]."""
         costs = bench_costs()
         settings = {"hz": 1000, "preempt": "full", "page_size": 4096, **(config or {})}
         spec = {
             "arch": arch, "features": FEATURES[arch] | dict(features or {}), "kernel": settings,
-            "topology": {"cpus": cpus, "nodes": nodes, "memory": memory, "isolated": 0},
+            "topology": {"cpus": cpus, "nodes": nodes, "memory": memory, "isolated": isolated},
             "background": toy_background(),
         }  # fmt: skip
         rules = release_from({"release": release, **(kernel or {})})

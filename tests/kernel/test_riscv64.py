@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from execbench.contract import Proc
+from execbench.costs import CostTable
 from execbench.errors import SimulatedFailure
 from execbench.kernel.facade import Kernel
 from execbench.kernel.riscv64 import patch
 from execbench.kernel.text import TextKind
+from execbench.kernel.user_arch import flush_tlb_mm_range
 from execbench.sim.memory import Run, VmArea
 from tests.kernel.bench import Bench
 
@@ -323,12 +325,89 @@ def test_kprobes_stop_the_machine(release: str) -> None:
 
     bench.task(arm)
     bench.run()
-    fenced = ["flush_icache_all", "sbi_remote_fence_i"] if release == "6.1" else []
-    assert bench.steps == ["patch_text 4", "stop_machine", "patch_insn_write 4", "patch_map", *fenced]
-    assert bench.rounds == [("stop_machine", CPUS - 1)]
-    assert bench.told("icache", "serialize") == [
-        ("icache", 0, 0, "fence.i-local"), ("serialize", "all", "stop_machine"), ("icache", 0, 0, "fence.i-all"),
-    ]  # fmt: skip
+    assert bench.steps == ["patch_text 4", *stopped(release, 4)]
+    fence, stop = ("icache", 0, 0, "fence.i-all"), ("serialize", "all", "stop_machine")
+    local = ("icache", 0, 0, "fence.i-local")
+    assert bench.told("icache", "serialize") == ([local, fence, stop] if release == "6.1" else [local, stop, fence])
+    rounds = [("flush_icache_all", CPUS - 1)] if release == "6.1" else []
+    assert bench.rounds == [*rounds, ("stop_machine", CPUS - 1)]
+
+
+def stopped(release: str, size: int) -> list[str]:
+    """A site is patched with all harts held; on 6.1 the writer has the firmware fence them, later they fence and go."""
+    write = [f"patch_insn_write {size}", "patch_map"]
+    return ["stop_machine", *([f"patch_text_nosync {size}", *write, *fence_i("6.1")] if release == "6.1" else write)]
+
+
+@pytest.mark.parametrize("release", ALL)
+def test_nobody_pays_twice_for_the_fence_of_a_stopped_machine(release: str) -> None:
+    """Each stopped hart loses the stopper's time and one fence, which on 6.1 the firmware runs while it is held."""
+    stolen = {}
+    for fence in (0, 5_000):
+        bench = Bench("riscv64", release)
+        bench.shared.costs = Fences(bench.shared.costs, fence)  # type: ignore[assignment]
+        bench.task(lambda k: patch.patch_text(k), start=1)
+        bench.task(lambda k: k.compute("copy_byte", 1_000_000), cpu=1)
+        bench.run()
+        stolen[fence] = bench.machine.active_cpu(1).stolen
+    assert bench.cost("fence_i") == 2, "6.1: flush_icache_all alone; later: the writer's own, and its wait for the rest"
+    assert round(stolen[5_000] - stolen[0], -2) == 5_000
+
+
+class Fences:
+    """Costs in which a fence.i on another hart takes what it is told."""
+
+    def __init__(self, costs: CostTable, ns: int) -> None:
+        self.costs, self.fence = costs, ns
+
+    def ns(self, name: str, n: int = 1) -> int:
+        return self.fence * n if name == "fence_i" else self.costs.ns(name, n)
+
+
+@pytest.mark.parametrize("rfence", ["sbi", "ipi"])
+@pytest.mark.parametrize("release", ALL)
+def test_ftrace_stops_the_machine_until_6_16_and_fences_twice_since(release: str, rfence: str) -> None:
+    """Inside text_mutex; 6.1 asks the firmware although the harts could interrupt each other."""
+    bench = Bench("riscv64", release, {"rfence": rfence})
+    bench.task(patch.ftrace_modify_all_code)
+    bench.task(lambda k: k.bpf_arch_text_copy(1 << 40, 8), cpu=1, start=1)
+    bench.run()
+    if release in ("6.1", "6.12"):
+        steps = stopped(release, 8)
+    else:
+        fence = fence_i(release, rfence)
+        literal = ["patch_text_nosync 8", "patch_insn_write 8", "patch_map", *fence]
+        steps = [*literal, "patch_insn_write 4", "patch_map", *fence]
+    assert bench.steps[: len(steps) + 1] == ["ftrace_modify_all_code", *steps]
+    assert bench.steps[len(steps) + 1].startswith("patch_text_nosync"), "who waits for text_mutex comes behind it"
+
+
+@pytest.mark.parametrize(("release", "rfence", "masks"), [
+    ("6.1", "sbi", False), ("6.1", "ipi", False), ("6.12", "sbi", False), ("7.3", "ipi", True),
+])  # fmt: skip
+def test_only_what_the_firmware_runs_ignores_interrupts_off(release: str, rfence: str, masks: bool) -> None:
+    """A hart has interrupts off: a remote fence ends before it turns them on, the kernel's own interrupt does not."""
+    ends: dict[str, int] = {}
+
+    def off(k: Kernel) -> Proc[None]:
+        with k.irqs_off():
+            k.spend("copy_byte", 10_000_000)
+        yield from k.settle()
+        ends["off"] = k.now
+
+    for name, call in (("fence", lambda k: k.sync_each_cpu()), ("ipi", lambda k: k.on_each_cpu("why"))):
+        bench = Bench("riscv64", release, {"rfence": rfence})
+
+        def body(k: Kernel, name: str = name, call: Any = call) -> Proc[None]:
+            yield from call(k)
+            yield from k.settle()
+            ends[name] = k.now
+
+        bench.task(body, start=1)
+        bench.task(off, cpu=1)
+        bench.run()
+    assert ends["ipi"] > 10_000_000
+    assert (ends["fence"] > 10_000_000) == masks
 
 
 @pytest.mark.parametrize("release", ["6.12", "6.18", "7.3"])
@@ -396,3 +475,46 @@ def test_merging_costs_changes_nothing(rfence: str) -> None:
         bench.run()
         heard.append([(fact[0], fact[1], *(f for f in fact[2:] if not isinstance(f, VmArea))) for fact in bench.facts])
     assert heard[0] == heard[1]
+
+
+# --- user space -------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """As much of a process as a flush looks at: the CPUs that run it."""
+
+    def __init__(self, *cpus: Any) -> None:
+        self.cpus = cpus
+
+    def running(self, but: Any) -> list[Any]:
+        return [cpu for cpu in self.cpus if cpu is not but]
+
+
+@pytest.mark.parametrize(("arch", "features", "how"), [
+    ("riscv64", SBI, "rfence"), ("riscv64", IPI, "ipi"), ("x86_64", {}, "ipi"),
+])  # fmt: skip
+def test_a_process_that_no_other_cpu_runs_is_flushed_by_nobodys_interrupt(
+    arch: str, features: dict[str, str], how: str
+) -> None:
+    """And what the firmware flushes, a hart with interrupts off does at once."""
+    for hosts, told in (((0,), "mm"), ((0, 1), how)):
+        bench = Bench(arch, "7.3", features)
+        mm: Any = Process(*(bench.machine.active_cpu(host) for host in hosts))
+        ends: list[int] = []
+
+        def flush_it(k: Kernel, mm: Any = mm, ends: list[int] = ends) -> Proc[None]:
+            yield from flush_tlb_mm_range(k, mm, 1 << 30, 1)
+            yield from k.settle()
+            ends.append(k.now)
+
+        def off(k: Kernel) -> Proc[None]:
+            with k.irqs_off():
+                k.spend("copy_byte", 10_000_000)
+            yield from k.settle()
+
+        bench.task(flush_it, start=1)
+        bench.task(off, cpu=1)
+        bench.run()
+        assert [fact[3] for fact in bench.told("flush")] == [told]
+        assert len(bench.rounds) == len(hosts) - 1
+        assert (ends[0] > 10_000_000) == (told == "ipi")

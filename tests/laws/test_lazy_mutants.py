@@ -14,6 +14,7 @@ from scipy.stats import ks_2samp
 
 from execbench.sim import cpu, ipi, lazy, stopper
 from execbench.sim.chain import Chain
+from execbench.sim.passive import AT_ONCE, PREEMPTIBLE, UNMASKED
 from execbench.sim.pool import HANDLER
 from execbench.stats.chisquare import chi_square
 from execbench.stats.laws import ALPHA
@@ -84,7 +85,7 @@ class Separate(lazy._Pool):
 class EndPoints(lazy._Pool):
     """A quiescent state counts only if the CPU is in it at the end of the gap."""
 
-    def __init__(self, chain: Chain, draws: Any, cpu: int, n: int, unmaskable: bool) -> None:
+    def __init__(self, chain: Chain, draws: Any, cpu: int, n: int) -> None:
         class Ends(Wrapped):
             def split_watching(
                 self, cpu: int, groups: Any, t: int, d: int,
@@ -97,7 +98,7 @@ class EndPoints(lazy._Pool):
                     for found, into, unseen in zip(cells, (kept, moved), (kept_unseen, moved_unseen), strict=True):
                         (into if state.qs else unseen)[x] += found[x]
 
-        super().__init__(chain, Ends(draws), cpu, n, unmaskable)
+        super().__init__(chain, Ends(draws), cpu, n)
 
 
 class Returns(lazy._Pool):
@@ -113,8 +114,8 @@ class Returns(lazy._Pool):
 class Sleeps(lazy._Pool):
     """Kappa missing: the interrupt leaves the CPU in the state that it found."""
 
-    def __init__(self, chain: Chain, draws: Any, cpu: int, n: int, unmaskable: bool) -> None:
-        super().__init__(chain, draws, cpu, n, unmaskable)
+    def __init__(self, chain: Chain, draws: Any, cpu: int, n: int) -> None:
+        super().__init__(chain, draws, cpu, n)
         self._after = list(range(len(chain.states)))
 
 
@@ -132,7 +133,7 @@ def share_of_schedules(n: int, kinds: tuple[str, ...]) -> float:
     """Share of random schedules on which the lazy model differs from the explicit walk."""
     found = 0
     for seed in range(n):
-        play = 3, mechanism.random_schedule(seed, kinds), seed, 1.0, seed % 3 == 0
+        play = 3, mechanism.random_schedule(seed, kinds), seed, 1.0
         try:
             found += mechanism.run("lazy", *play) != mechanism.run("explicit", *play)
         except (AssertionError, ValueError):  # the path was asked for something impossible
@@ -177,34 +178,34 @@ def test_planted_errors_are_found(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 class Wakes(lazy._Pool):
     """An idle CPU is touched by a call to busy ones."""
 
-    def touch(self, t: int, c: int, d: int, who: Any, thread: bool) -> tuple[int, int]:
-        return super().touch(t, c, d, "all", thread)
+    def touch(self, t: int, c: int, d: int, who: Any, level: int) -> tuple[int, int]:
+        return super().touch(t, c, d, "all", level)
 
 
 class Preempts(lazy._Pool):
     """A thread gets a CPU that is in a reader, as an interrupt does."""
 
-    def __init__(self, chain: Chain, draws: Any, cpu: int, n: int, unmaskable: bool) -> None:
-        super().__init__(chain, draws, cpu, n, unmaskable)
-        self._defers = list(self._waits)
+    def __init__(self, chain: Chain, draws: Any, cpu: int, n: int) -> None:
+        super().__init__(chain, draws, cpu, n)
+        self._waits = (*self._waits[:2], list(self._waits[UNMASKED]))
 
 
 class Mixes(lazy._Pool):
     """A thread's call is taken together with interrupts that wait."""
 
-    def touch(self, t: int, c: int, d: int, who: Any, thread: bool) -> tuple[int, int]:
-        self.groups = [(*group[:7], True, group[8]) if t < group[2] else group for group in self.groups]
-        return super().touch(t, c, d, who, thread)
+    def touch(self, t: int, c: int, d: int, who: Any, level: int) -> tuple[int, int]:
+        self.groups = [(*group[:7], PREEMPTIBLE, group[8]) if t < group[2] else group for group in self.groups]
+        return super().touch(t, c, d, who, level)
 
 
 class Idles(lazy._Pool):
     """Whether a CPU was idle is forgotten while it has a call waiting: it is taken for busy."""
 
-    def _busy(self, t: int) -> Any:
+    def _split(self, t: int, who: Any) -> Any:
         self.groups = [
             (*group[:4], HANDLER, (), (), *group[7:]) if t < group[2] else group for group in self.groups
         ]  # fmt: skip
-        return super()._busy(t)
+        return super()._split(t, who)
 
 
 class Lives(lazy._Pool):
@@ -237,10 +238,38 @@ class Listens(lazy._Pool):
 
 
 class Masks(lazy._Pool):
-    """On an unmaskable machine masked states delay interrupts."""
+    """Masked states delay a call that nothing masks."""
 
-    def __init__(self, chain: Chain, draws: Any, cpu: int, n: int, unmaskable: bool) -> None:
-        super().__init__(chain, draws, cpu, n, False)
+    def __init__(self, chain: Chain, draws: Any, cpu: int, n: int) -> None:
+        super().__init__(chain, draws, cpu, n)
+        self._waits = (self._waits[UNMASKED], *self._waits[1:])
+
+
+class Passes(lazy._Pool):
+    """An interrupt that finds a call waiting which nothing masks joins it, and starts with interrupts off."""
+
+    def send(self, t: int, c: int, d: int) -> int:
+        self._mistake(t)
+        return super().send(t, c, d)
+
+    def touch(self, t: int, c: int, d: int, who: Any, level: int) -> tuple[int, int]:
+        if level == UNMASKED:
+            self._mistake(t)
+        return super().touch(t, c, d, who, level)
+
+    def _mistake(self, t: int) -> None:
+        self.groups = [
+            (*group[:7], UNMASKED, group[8]) if t < group[2] and group[7] == AT_ONCE else group for group in self.groups
+        ]
+
+
+class Queues(lazy._Pool):
+    """A call that nothing masks joins interrupts that wait for them to be on."""
+
+    def touch(self, t: int, c: int, d: int, who: Any, level: int) -> tuple[int, int]:
+        if level == AT_ONCE:
+            self.groups = [(*group[:7], AT_ONCE, group[8]) if t < group[2] else group for group in self.groups]
+        return super().touch(t, c, d, who, level)
 
 
 PASSIVE = {
@@ -252,6 +281,8 @@ PASSIVE = {
     "arrives as it starts": Early,
     "interrupted when all stopped": Listens,
     "masked states delay all": Masks,
+    "interrupt joins what is not masked": Passes,
+    "what is not masked joins interrupts": Queues,
 }
 
 

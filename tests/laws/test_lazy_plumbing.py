@@ -18,6 +18,7 @@ from execbench.sim.engine import Class, Engine, Proc, event_key
 from execbench.sim.explicit import Drawn, ExplicitCpus
 from execbench.sim.ipi import Round
 from execbench.sim.lazy import LazyCpus
+from execbench.sim.passive import UNMASKED
 from execbench.sim.rng import Streams
 from execbench.stats.chisquare import chi_square
 from execbench.stats.laws import ALPHA, judge, ks_threshold, seed_of
@@ -138,7 +139,7 @@ def test_idle_or_busy_is_known_of_every_cpu_that_a_call_is_on_its_way_to(start: 
     test = f"test_idle_or_busy_is_known_of_every_cpu_that_a_call_is_on_its_way_to/{start}"
     crowd = lazy_cpus(Engine(), n, Streams(seed_of(test), 0).stream("crowd"))
     x = CHAIN.index(start)
-    crowd._crowd.groups = [(0, x, -1, True, x, (), (), False, n)]
+    crowd._crowd.groups = [(0, x, -1, True, x, (), (), UNMASKED, n)]
     crowd.send(0, HANDLER, 5_000, Last())
     busy = Last()
     crowd.send(2_000, HANDLER, FLIGHT, busy, None, "busy")

@@ -31,7 +31,7 @@ SEEDS, SEEDS_LONG = 1_500, 20_000
 END, STEP = 100_000, 2_000
 LOCKS = ("mutex", "mutex", "spinlock", "spinlock")
 WHO: Any = ("all", "busy")
-UNTIL: Any = ("unmasked", "preemptible")
+UNTIL: Any = ("unmasked", "preemptible", "at-once")
 
 Step = tuple[Any, ...]
 
@@ -78,14 +78,14 @@ class Machine:
         self.engine = engine = Engine(merge)
         self.path = Path(seed, rng.choice([1.0, 2.75, 7.0]))
         hosts, others = rng.randint(2, 3), rng.randint(0, 2)
-        preempts, unmaskable = rng.random() < 0.5, rng.random() < 0.3
+        preempts = rng.random() < 0.5
         numbers = range(hosts + others)
         common: Any = (engine, CHAIN, hosts + others, numbers, 4, STREAM)
         if model == "lazy":
-            self.passive: Any = LazyCpus(*common, PathSource(self.path), unmaskable=unmaskable)
+            self.passive: Any = LazyCpus(*common, PathSource(self.path))
         else:
-            self.passive = ExplicitCpus(*common, self.path, unmaskable=unmaskable)
-        self.cpus = [Cpu(i, engine, self, preempts=preempts, unmaskable=unmaskable) for i in range(hosts)]
+            self.passive = ExplicitCpus(*common, self.path)
+        self.cpus = [Cpu(i, engine, self, preempts=preempts) for i in range(hosts)]
         for cpu in self.cpus:
             cpu.stopper = watched = Watched(cpu, preempts)
             cpu.calls, watched.turns = watched.calls, []
@@ -131,7 +131,7 @@ class Machine:
 
     def do_masked(self, task: Task, spends: list[int]) -> Proc[None]:
         task.cpu.mask()
-        task.cpu.spend(GRID)  # a handler at the very begin or end moves marks that are there, on unmaskable machines
+        task.cpu.spend(GRID)  # a handler at the very begin or end moves marks that are there, if nothing masks it
         closed = self.close(task)
         for ns in spends:
             task.cpu.mark(self.note(task, "masked"))
@@ -165,7 +165,7 @@ class Machine:
     def do_round(self, task: Task, handler: int, flight: int, who: Any, until: Any) -> Proc[None]:
         yield from task.settle()
         round_ = self.interrupts.send(task.cpu, handler, flight, who, until)
-        if until == "unmasked":
+        if until != "preemptible":
             yield from self.interrupts.wait(task, round_, preemptible=flight == GRID)
         else:  # who waits for threads sleeps
             yield from self.sleep_for(task, round_)

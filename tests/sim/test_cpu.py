@@ -30,11 +30,11 @@ class Bench:
         for at, ns in interrupts:
             self.engine.call_at(at, event_key(Class.INTERRUPT, 0), partial(self.hit, ns))
 
-    def hit(self, ns: int) -> None:
+    def hit(self, ns: int, at_once: bool = False) -> None:
         round_ = Round(self.engine, 1 << 50)
         round_.expect(1)
         self.rounds.append(round_)
-        self.cpu.deliver(ns, round_)
+        self.cpu.deliver(ns, round_, at_once)
 
     def run(self) -> tuple[dict[str, int], list[int], int, int]:
         self.engine.run(1_000_000)
@@ -135,6 +135,24 @@ def test_waiting_with_interrupts_off_is_an_open_span() -> None:
         assert interruptions == 2
 
 
+def test_what_waits_comes_behind_a_span_that_was_made_longer() -> None:
+    """A handler that nothing masks still runs as the wait with interrupts off is over: the rest of it is later."""
+
+    def body(bench: Bench) -> Proc[None]:
+        bench.cpu.mask()
+        yield from bench.task.settle()
+        yield bench.engine.event_at(160, bench.cpu.key)
+        bench.cpu.start_plan()
+        bench.cpu.spend(50)
+        bench.cpu.unmask()
+        bench.mark("on")
+        yield from bench.task.settle()
+
+    bench = Bench(body, [(120, 7), (130, 7)], True, False)
+    bench.engine.call_at(155, event_key(Class.INTERRUPT, 0), partial(bench.hit, 10, True))
+    assert bench.run() == ({"on": 229}, [222, 229, 165], 2, 24)
+
+
 def test_spans_may_be_nested_and_empty() -> None:
     def nested(bench: Bench) -> Proc[None]:
         bench.cpu.mask()
@@ -162,6 +180,39 @@ def test_an_interrupt_to_an_empty_masked_span_is_not_lost() -> None:
         bench.mark("end")
 
     assert Bench(empty, [(200, 50)], True, False).run()[:2] == ({"end": 360}, [350])
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(
+    ("forced", "masked", "off", "on"),
+    [
+        (150, 190, 160, 217),  # before the other comes: it takes its time out of the span, also at the very mark
+        (175, 180, 150, 217),
+        (200, 0, 150, 210),  # at the very end of the span
+        (165, 160, 150, 207),  # the other is booked for the end of the span, and keeps its place
+    ],
+)  # fmt: skip
+def test_what_nothing_masks_preempts_a_span_and_moves_no_booked_handler(
+    forced: int, masked: int, off: int, on: int, split: bool
+) -> None:
+    def body(bench: Bench) -> Proc[None]:
+        bench.cpu.mask()
+        yield from bench.spend(50)
+        bench.mark("off")
+        yield from bench.spend(50)
+        bench.cpu.unmask()
+        bench.mark("on")
+        yield from bench.spend(30)
+        bench.mark("end")
+
+    if split and forced == 165:  # nobody has booked it yet
+        on = 217
+    bench = Bench(body, [(masked, 7)] if masked else [], True, split)
+    bench.engine.call_at(forced, event_key(Class.INTERRUPT, 0), partial(bench.hit, 10, True))
+    found, acks, interruptions, stolen = bench.run()
+    assert found == {"off": off, "on": on, "end": on + 30}
+    assert sorted(acks) == [forced + 10, *([on] if masked else [])]
+    assert (interruptions, stolen) == (len(acks), 10 + 7 * bool(masked))
 
 
 def test_a_cpu_lives_through_what_was_drawn_before_a_task_runs() -> None:

@@ -112,12 +112,12 @@ def resolved(name: str, **change: Any) -> dict[str, Any]:
 def test_every_architecture_has_its_features_and_page_sizes() -> None:
     assert set(FEATURES) == set(PAGE_SIZES) == set(ARCHITECTURES)
     assert set(resolved("server-64")["features"]) == {
-        "apic", "ipi", "invlpgb", "invlpgb_count_max", "serialize", "fred", "its", "fineibt", "ibpb_on_cbpf",
+        "apic", "ipi", "invlpgb", "invlpgb_count_max", "fred", "its", "fineibt", "ibpb_on_cbpf",
     }  # fmt: skip
     assert set(resolved("arm64-server-128")["features"]) == {"idc", "dic", "rodata_full", "bbml", "tlbi_range"}
     assert resolved("riscv64-board-8")["features"] == {"rfence": "sbi"}
     assert resolved("server-64", features__invlpgb=True, features__apic="xapic")["features"] == {
-        "apic": "xapic", "ipi": "shorthand", "invlpgb": True, "invlpgb_count_max": 1, "serialize": False,
+        "apic": "xapic", "ipi": "shorthand", "invlpgb": True, "invlpgb_count_max": 1,
         "fred": False, "its": False, "fineibt": False, "ibpb_on_cbpf": False,
     }  # fmt: skip
 

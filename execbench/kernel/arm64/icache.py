@@ -18,8 +18,9 @@ LINE: Final = 64
 def caches_clean_inval_pou(k: Kernel, va: int, size: int) -> Proc[None]:
     """Make stores to text visible to every CPU's instruction fetch, and synchronize this CPU (mm/cache.S).
 
-    CTR_EL0.IDC: the data cache needs no cleaning. CTR_EL0.DIC: the instruction caches need no invalidation. No other
-    CPU is synchronized: what it has fetched already it may still execute.
+    CTR_EL0.IDC: the data cache needs no cleaning, but the stores must be visible (DSB ISHST; it costs what a DSB ISH
+    does). CTR_EL0.DIC: the instruction caches need no invalidation. No other CPU is synchronized: what it has fetched
+    already it may still execute. __clear_cache() of user mode takes the same steps (compiler-rt).
     """
     rules = rules_of(k)
     k.count("caches_clean_inval_pou", size)
@@ -28,7 +29,7 @@ def caches_clean_inval_pou(k: Kernel, va: int, size: int) -> Proc[None]:
     lines = (va + size - 1) // LINE - va // LINE + 1
     if not rules.idc:
         k.spend("dc_cvau", lines)
-        k.spend("dsb_ish")
+    k.spend("dsb_ish")
     if not rules.dic:
         k.spend("ic_ivau", lines)
         k.spend("dsb_ish")

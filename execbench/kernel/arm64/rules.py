@@ -15,6 +15,19 @@ MAX_TLBI_RANGE_PAGES = 32 << 16
 """arch/arm64/include/asm/tlbflush.h: __TLBI_RANGE_PAGES(31, 3)."""
 
 
+def tlbi_range_ops(pages: int) -> int:
+    """Return how many TLBI by range invalidate `pages` pages: one per scale, one for an odd page.
+
+    arch/arm64/include/asm/tlbflush.h: __flush_tlb_range_op; a scale s takes up to 31 times 2^(5s+1) pages.
+    """
+    ops = 0
+    for scale in (3, 2, 1, 0):
+        granule = 5 * scale + 1
+        ops += pages >> granule > 0
+        pages %= 1 << granule
+    return ops + pages
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
     """Facts of one release on one machine."""
@@ -52,16 +65,7 @@ class Rules:
 
     def tlbi_ops(self, pages: int) -> int:
         """Return how many TLBI instructions invalidate `pages` pages (__flush_tlb_range_op)."""
-        if not (self.kernel_range_ops and self.tlbi_range):
-            return pages
-        ops, scale = 0, 3
-        while pages > 1:
-            granule = 5 * scale + 1
-            if pages >> granule:
-                pages -= pages >> granule << granule
-                ops += 1
-            scale -= 1
-        return ops + pages
+        return tlbi_range_ops(pages) if self.kernel_range_ops and self.tlbi_range else pages
 
 
 _OLD: dict[str, Any] = {"kernel_range_ops": False, "barrier_per_pte": True, "refuses_huge": False}

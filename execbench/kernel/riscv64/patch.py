@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 INSN: Final = 4
 FENTRY: Final = 8
-"""arch/riscv/net/bpf_jit_comp64.c: RV_FENTRY_NBYTES."""
+"""arch/riscv/net/bpf_jit_comp64.c: RV_FENTRY_NBYTES; asm/ftrace.h: MCOUNT_INSN_SIZE of 6.1 and 6.12."""
+POINTER: Final = 8
+"""Bytes of a literal with the ftrace_ops of a site (arch/riscv/kernel/ftrace.c: ftrace_rec_set_ops)."""
 
 
 def pieces(k: Kernel, va: int, size: int) -> Iterator[tuple[int, int, int]]:
@@ -28,10 +30,12 @@ def pieces(k: Kernel, va: int, size: int) -> Iterator[tuple[int, int, int]]:
 
 
 def patch_insn(k: Kernel, name: str, va: int, size: int, content: str) -> Proc[None]:
-    """Write through the fixmap two pages at a time, preemption off (patch_insn_write, patch_insn_set).
+    """Write through the fixmap two pages at a time (patch_insn_write, patch_insn_set).
 
     The caller holds text_mutex. Only this hart flushes the fixmap entries, when they are set and when they are cleared
-    (__set_fixmap); other harts may go on using them. Since 6.11 a local fence.i comes before they are cleared.
+    (__set_fixmap); other harts may go on using them. Since 6.11 a local fence.i comes before they are cleared, and each
+    part has preemption off, which the model leaves out: a thread that is called takes the hart in between. 6.1 leaves
+    preemption on.
     """
     k.count(name, size)
     for at, n, pages in pieces(k, va, size):
@@ -49,9 +53,7 @@ def patch_insn(k: Kernel, name: str, va: int, size: int, content: str) -> Proc[N
 def bpf_arch_text_copy(k: Kernel, va: int, size: int) -> Proc[None]:
     """Copy over read-only text, then fence.i everywhere, under text_mutex (bpf_arch_text_copy, patch_text_nosync)."""
     with (yield from k.lock("text_mutex")):
-        k.count("patch_text_nosync", size)
-        yield from patch_insn(k, "patch_insn_write", va, size, "code")
-        yield from flush_icache_all(k)
+        yield from patch_text_nosync(k, va, size, "code")
 
 
 def bpf_arch_text_invalidate(k: Kernel, va: int, size: int) -> Proc[None]:
@@ -86,22 +88,44 @@ def jump_label_update(k: Kernel, sites: int) -> Proc[None]:
 def patch_text(k: Kernel, size: int = INSN) -> Proc[None]:
     """Patch one site while every hart is stopped, as kprobes are armed; the caller holds text_mutex (patch_text).
 
-    The others leave by a fence.i. On 6.1 the writer asks the firmware for it while they are held (patch_text_nosync in
-    patch_text_cb); the model lets them do it when they leave.
+    The others leave by a fence.i. On 6.1 the writer has the firmware do it while they are held (patch_text_nosync in
+    patch_text_cb), which they cannot mask, and they leave without.
     """
     k.count("patch_text", size)
-    begin = yield from k.stop_machine("fence_i", 1, _patch(k, size))
-    k.tell("icache", begin, 0, 0, "fence.i-all")
+    yield from stopped(k, size)
 
 
-def _patch(k: Kernel, size: int) -> Proc[None]:
-    yield from patch_insn(k, "patch_insn_write", 0, size, "site")
-    if not rules_of(k).fences_after_write:
-        k.count("flush_icache_all")
-        yield from local_flush_icache_all(k)
-        k.count("sbi_remote_fence_i")
-        k.spend("sbi_call")
-        k.spend("sbi_hart", k.shared.cpus - 1)
+def stopped(k: Kernel, size: int) -> Proc[None]:
+    """Patch one site of `size` bytes while every hart is stopped (patch_text_cb, ftrace.c:__ftrace_modify_code)."""
+    if rules_of(k).stopped_fence:
+        begin = yield from k.stop_machine("fence_i", 1, patch_insn(k, "patch_insn_write", 0, size, "site"))
+        k.tell("icache", begin, 0, 0, "fence.i-all")
+    else:
+        yield from k.stop_machine("fence_i", 0, patch_text_nosync(k, 0, size, "site"))
+
+
+def patch_text_nosync(k: Kernel, va: int, size: int, content: str) -> Proc[None]:
+    """Write over read-only text, then fence.i everywhere; the caller holds text_mutex (va 0: a site not modelled)."""
+    k.count("patch_text_nosync", size)
+    yield from patch_insn(k, "patch_insn_write", va, size, content)
+    yield from flush_icache_all(k)
+
+
+def ftrace_modify_all_code(k: Kernel) -> Proc[None]:
+    """Make one call site of ftrace lead elsewhere, under text_mutex (arch_ftrace_update_code, ftrace_make_call).
+
+    6.1, 6.12: both instructions of the site with all harts stopped. Since 6.16: the pointer to what is called, with a
+    fence.i everywhere, then one instruction, with another behind all sites. That the trace function itself stays what
+    it is goes without a step (FTRACE_UPDATE_TRACE_FUNC).
+    """
+    with (yield from k.lock("text_mutex")):
+        k.count("ftrace_modify_all_code")
+        if rules_of(k).ftrace_stops:
+            yield from stopped(k, FENTRY)
+        else:
+            yield from patch_text_nosync(k, 0, POINTER, "site")
+            yield from patch_insn(k, "patch_insn_write", 0, INSN, "site")
+            yield from flush_icache_all(k)
 
 
 def bpf_arch_text_poke(k: Kernel) -> Proc[None]:

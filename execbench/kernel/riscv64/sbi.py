@@ -26,7 +26,10 @@ def remote_fence(k: Kernel, call: str, why: str, *work: Work) -> Proc[int]:
         k.spend("sbi_hart", others)
     yield from task.settle()
     begin = k.now
-    round_ = shared.interrupts.send(task.cpu, shared.handler_ns(work), k.draw("ipi_flight")) if others else None
+    round_ = None
+    if others:
+        handler_ns, flight_ns = shared.handler_ns(work), k.draw("ipi_flight")
+        round_ = shared.interrupts.send(task.cpu, handler_ns, flight_ns, until="at-once")
     for cost, n in work:
         k.spend(cost, n)
     yield from task.settle()

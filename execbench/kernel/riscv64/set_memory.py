@@ -14,8 +14,6 @@ from execbench.sim.memory import DirectPerm, Run, VmArea
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
 
-LOCK = "init_mm.mmap_lock"
-
 
 def set_memory(
     k: Kernel,
@@ -35,8 +33,7 @@ def set_memory(
     """
     k.count(name, pages)
     _refuse_part_of_huge(k, name, area, first, pages)
-    with (yield from k.lock(LOCK)):
-        yield from k.settle()
+    with (yield from k.shared.init_mm.write(k.task)):
         before = k.text_map.perm(area, first)
         perm = changed(before, write, execute)
         executable = perm in ("ro-x", "rw-x")
@@ -58,7 +55,7 @@ def set_direct_map(k: Kernel, area: VmArea, perm: DirectPerm) -> Proc[bool]:
     touched = False
     for run in area.runs:
         for i in range(run.n):
-            with (yield from k.lock(LOCK)):
+            with (yield from k.shared.init_mm.write(k.task)):
                 touched = (yield from change_linear(k, Run(run.pfn + i, 1), perm, False)) or touched
             yield from flush_tlb_all(k, "set_direct_map_flush")
     return touched
