@@ -46,7 +46,8 @@ class Support:
     writable_in_place: bool = False
     """Between alloc and finalize the text is writable at its final address."""
     wx: bool = False
-    """Its text is writable and executable at once."""
+    """Its text is writable and executable at once; a property `wx` of the backend says so where it depends on
+    parameters, and then counts instead."""
     shipped: tuple[str, ...] = ()
     """Releases that have it: "6.12", or "6.1/x86_64" where only that architecture does."""
     retired: tuple[str, ...] = ()
@@ -76,6 +77,8 @@ class Backend(Protocol[S]):
     when the client has waited until nobody can reach them. usage may be asked at any time and takes none. seal and
     rewrite may be left out.
     A backend whose parameters cannot be expressed everywhere has a method `refusal(arch) -> str` that says why, or "".
+    One whose text is writable and executable at once with some parameters only has a property `wx -> bool`; without it
+    `support.wx` counts. The conformance suite holds both against the mappings.
     """
 
     support: ClassVar[Support]
@@ -84,7 +87,7 @@ class Backend(Protocol[S]):
         """Return boot-time state and declare locks; takes no simulated time."""
 
     def alloc(self, k: Kernel, s: S, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
-        """Hand out one region per request; nothing may execute there yet."""
+        """Hand out one region per request; nobody executes there yet, though pages may be executable already."""
 
     def write(self, k: Kernel, s: S, region: Region, image: Image) -> Proc[None]:
         """Write an image whose patches count at the region's final address."""

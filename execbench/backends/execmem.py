@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from execbench.backends.module_alloc import DATA, protect_data
 from execbench.contract import KERNEL_KINDS, Image, Proc, Region, Request, Support, TextKind, Usage
 from execbench.kernel.execmem import Piece
+from execbench.kernel.insn_page import alloc_insn_page, write_insn_slot
+from execbench.kernel.strict_rwx import DATA, complete_formation, module_enable_data
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
     from execbench.kernel.shared import Shared
-
-POKED = (TextKind.KPROBES, TextKind.BPF)
-"""Users that leave the cache's memory read-only and poke (kernel/kprobes.c: alloc_insn_page, kernel/bpf/core.c)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,11 +39,10 @@ class Execmem:
 
     On x86_64: 6.1 has module_alloc for everything, 6.12 a range per type over vmalloc. 6.18 keeps text of modules,
     ftrace and kprobes in 2M pages that are read-only and executable: a piece of them becomes writable (and not
-    executable) while a module or ftrace writes it, kprobes poke; EXECMEM_BPF is plain until 7.3, then in the cache too.
-    Plain text is made read-only and executable in one operation where there is one. Elsewhere everything is plain.
-
-    What no kernel does this way: BPF programs take packs from here, not pages of their own; and a kprobe slot outside
-    the cache is made executable when it is allocated and poked, where this writes it first.
+    executable) while a module or ftrace writes it; EXECMEM_BPF is plain until 7.3, then in the cache too. Plain text is
+    made read-only and executable in one operation where there is one. Elsewhere everything is plain. Pages for kprobes
+    are executable when they are allocated, and poked. BPF programs take packs from here, not pages of their own: that
+    kind is what no kernel does this way.
     """
 
     support: ClassVar[Support] = Support(
@@ -65,7 +62,9 @@ class Execmem:
         regions = []
         for req in reqs:
             pages = k.pages_of(req.size)
-            if req.kind in POKED or not k.release.rox_cache:
+            if req.kind is TextKind.KPROBES:
+                piece = yield from alloc_insn_page(k, pages)
+            elif req.kind is TextKind.BPF or not k.release.rox_cache:
                 piece = yield from k.execmem_alloc(pages, req.kind)
             else:
                 piece = yield from k.execmem_alloc_rw(pages, req.kind)
@@ -76,20 +75,28 @@ class Execmem:
         return tuple(regions)
 
     def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
-        """Plain stores at the final address; into a buffer of their own for pokers."""
-        if _poked(region):
+        """Plain stores at the final address; a poke for kprobes; into a buffer for programs that will be poked."""
+        if region.kind is TextKind.KPROBES:
+            yield from write_insn_slot(k, region.va, image.size)
+        elif _poked(region):
             k.spend("copy_byte", image.size)
         else:
             k.store_text(region.va, image.size)
-        return
-        yield
 
     def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
-        """set_memory_rox or execmem_restore_rox, whose flush is all the synchronization on x86_64; or one poke."""
+        """set_memory_rox or execmem_restore_rox, whose flush is all the synchronization on x86_64; or one poke.
+
+        Nothing is left to do for kprobes.
+        """
+        regions = [region for region in regions if region.kind is not TextKind.KPROBES]
         for region in regions:
             if not _poked(region):
                 yield from k.flush_icache_range(region.va, region.size)
-        yield from protect_data(k, [(region.kind, region.own.area) for region in regions if region.kind in DATA])
+        parts = [(region.kind, region.own.area) for region in regions]
+        if not k.release.execmem:  # module_alloc's
+            yield from complete_formation(k, parts)
+            return
+        yield from module_enable_data(k, parts)
         for region in regions:
             piece: Piece = region.own
             if _poked(region):
@@ -117,5 +124,5 @@ class Execmem:
 
 
 def _poked(region: Region) -> bool:
-    """Say whether a region is written by poking: it is the cache's, and its user leaves it read-only."""
-    return region.kind in POKED and region.own.cached
+    """Say whether a program is poked into the cache's memory, which stays read-only (kernel/bpf/core.c)."""
+    return region.kind is TextKind.BPF and bool(region.own.cached)

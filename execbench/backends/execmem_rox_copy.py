@@ -53,7 +53,7 @@ class ExecmemRoxCopy:
         for req in reqs:
             pages = k.pages_of(req.size)
             piece = yield from self._execmem_cache_alloc(k, s, pages, req.kind)
-            copy = k.vmalloc_data(piece.size)
+            copy = yield from k.vmalloc_data(piece.size)
             s.regions += 1
             s.asked += req.size
             s.taken += piece.size

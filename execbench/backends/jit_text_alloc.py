@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from execbench.contract import Image, LockKind, Proc, Region, Request, Support, TextKind, Usage
 from execbench.kernel import sync
+from execbench.kernel.text import writes
 from execbench.sim.memory import Holes, VmArea
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 JIT_TEXT_MUTEX = LockKind("jit_text_mutex", "mutex", "proposed; mm/execmem.c has execmem_cache.mutex for its own")
 AREA = 2 << 20
 """Bytes of an area of the cache, unless one text is longer: a PMD leaf of 4 KiB pages."""
-PATCH = 4
-"""Bytes of one relocation: a 32-bit field on x86_64, an instruction elsewhere (apply_relocate_add)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +117,7 @@ class JitTextAlloc:
         pages = k.pages_of(-(-pages * k.page_size // AREA) * AREA)
         area = yield from k.vmalloc_node_range(pages, kind, huge=k.arch.name != "arm64")
         k.store_text(area.va, area.size, "trap")
+        yield from sync.clean_traps(k, [(area.va, area.size)], self.sync)
         yield from k.set_memory_rox(area)
         free = Holes()
         free.give(0, pages)
@@ -177,11 +177,3 @@ class JitTextAlloc:
     def usage(self, s: State) -> Usage:
         """Reserved is all that is populated; waste is what rounding to pages adds."""
         return Usage(s.asked, s.populated, s.taken - s.asked, s.shared.text_map.text_leaves())
-
-
-def writes(va: int, image: Image) -> Iterator[tuple[int, int]]:
-    """Yield (address, bytes) of an image at `va` and then of its relocations, which lie evenly spread."""
-    yield va, image.size
-    room = max(image.size - PATCH, 0)
-    for i in range(image.patches):
-        yield va + room * (i + 1) // image.patches // PATCH * PATCH, min(PATCH, image.size)

@@ -119,6 +119,7 @@ class JitallocSlab:
         s.mapped += area.size
         if self.fill == "traps":
             k.store_text(area.va, area.size, "trap")
+            yield from sync.clean_traps(k, [(area.va, area.size)], self.sync)
         yield from k.set_memory_rox(area)
         return area
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from execbench.contract import KERNEL_KINDS, Image, Proc, Region, Request, Support, TextKind, Totals, Usage
+from execbench.kernel.execmem import pgprot
+from execbench.kernel.insn_page import write_insn_slot
+from execbench.kernel.strict_rwx import DATA, complete_formation, module_enable_data, set_memory_rox_at_once
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
     from execbench.kernel.shared import Shared
     from execbench.sim.memory import VmArea
-
-DATA = (TextKind.MODULE_DATA, TextKind.RODATA, TextKind.RO_AFTER_INIT)
-"""What a module has besides text (include/linux/module.h: mod_mem_type_is_data)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,9 @@ class ModuleAlloc:
     """Pages of its own for each region, made read-only and executable when they are written.
 
     order: strict = two steps, each with its flush, so that no CPU can hold a writable translation while another already
-    executes (the order of 2019 that 6.1 still has); merged = one set_memory_rox, where release and architecture have
-    it.
+    executes (the order of 2019 that 6.1 still has: a module's text and constants read-only, data NX, text executable);
+    merged = text in one set_memory_rox behind its data, as x86_64 has it since 6.2 and could have had before.
+    Pages for kprobes are executable when they are allocated, and poked.
     """
 
     support: ClassVar[Support] = Support(
@@ -36,37 +37,54 @@ class ModuleAlloc:
     )
     order: Literal["strict", "merged"] = "strict"
 
+    def refusal(self, arch: str) -> str:
+        """Return why these parameters cannot be expressed on an architecture, or ""."""
+        if self.order == "strict" or arch == "x86_64":
+            return ""
+        return f"order = merged: on {arch} set_memory_rox is set_memory_ro, then set_memory_x (linux/set_memory.h)"
+
     def start(self, k: Shared) -> Totals:
         """Nothing to set up: the window is the kernel's."""
         return Totals(k)
 
     def alloc(self, k: Kernel, s: Totals, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
-        """module_alloc: __vmalloc_node_range, RW and NX, VM_FLUSH_RESET_PERMS."""
+        """module_alloc: __vmalloc_node_range, RW and NX, VM_FLUSH_RESET_PERMS; alloc_insn_page for kprobes."""
         regions = []
         for req in reqs:
-            area = yield from k.vmalloc_node_range(k.pages_of(req.size), req.kind)
+            perm = pgprot(k, req.kind)
+            area = yield from k.vmalloc_node_range(k.pages_of(req.size), req.kind, perm)
+            if req.kind is TextKind.KPROBES and perm == "rw-nx":
+                yield from self._enable_text(k, area)
             regions.append(s.take(req, area))
         return tuple(regions)
 
     def write(self, k: Kernel, s: Totals, region: Region, image: Image) -> Proc[None]:
-        """Plain stores at the final address."""
-        k.store_text(region.va, image.size)
-        return
-        yield
+        """Plain stores at the final address; pokes for kprobes."""
+        if region.kind is TextKind.KPROBES:
+            yield from write_insn_slot(k, region.va, image.size)
+        else:
+            k.store_text(region.va, image.size)
 
     def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """flush_icache_range while NX, then the permissions, whose flushes are all the synchronization on x86_64."""
+        parts = [(region.kind, region.own) for region in regions if region.kind is not TextKind.KPROBES]
         for region in regions:
-            yield from k.flush_icache_range(region.va, region.size)
-        yield from protect_data(k, [(region.kind, region.own) for region in regions if region.kind in DATA])
-        for region in regions:
-            if region.kind in DATA:
-                continue
-            if self.order == "merged":
-                yield from k.set_memory_rox(region.own)
-            else:
-                yield from k.set_memory_ro(region.own)
-                yield from k.set_memory_x(region.own)
+            if region.kind is not TextKind.KPROBES:
+                yield from k.flush_icache_range(region.va, region.size)
+        if self.order == "strict":
+            yield from complete_formation(k, parts)
+            return
+        yield from module_enable_data(k, parts)
+        for kind, area in parts:
+            if kind not in DATA:
+                yield from set_memory_rox_at_once(k, area)
+
+    def _enable_text(self, k: Kernel, area: VmArea) -> Proc[None]:
+        if self.order == "merged":
+            yield from set_memory_rox_at_once(k, area)
+        else:
+            yield from k.set_memory_ro(area)
+            yield from k.set_memory_x(area)
 
     def free(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """Vfree with VM_FLUSH_RESET_PERMS."""
@@ -77,15 +95,3 @@ class ModuleAlloc:
     def usage(self, s: Totals) -> Usage:
         """Waste is what rounding to pages adds."""
         return s.usage()
-
-
-def protect_data(k: Kernel, regions: Sequence[tuple[TextKind, VmArea]]) -> Proc[None]:
-    """Make constants read-only and all data NX, which it is: a call that changes no entry, but purges on x86_64.
-
-    kernel/module/strict_rwx.c: module_enable_rodata_ro, module_enable_data_nx.
-    """
-    for kind, area in regions:
-        if kind is TextKind.RODATA:
-            yield from k.set_memory_ro(area)
-    for _, area in regions:
-        yield from k.set_memory_nx(area)

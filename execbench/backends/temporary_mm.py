@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
-from execbench.backends.alloc_write_map import close_alias
-from execbench.backends.jit_text_alloc import writes
 from execbench.contract import Image, Proc, Region, Request, Support, Totals, Usage
 from execbench.kernel import sync
+from execbench.kernel.direct_map import close_alias
+from execbench.kernel.text import writes
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel

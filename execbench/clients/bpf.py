@@ -11,12 +11,13 @@ from typing import ClassVar
 
 from execbench.clients.arrivals import loops
 from execbench.contract import Entry, Image, LockKind, Proc, Region, Request, Setting, TextKind
+from execbench.kernel.bpf_trampoline import BPF_LOCK
 from execbench.kernel.facade import Kernel
 from execbench.kernel.operation import Operation
+from execbench.kernel.rcu_chain import Counts, Flavour, add, call_rcu_chain
 from execbench.sim.dists import Dist, Exponential
 from execbench.sim.task import Task
 
-BPF_LOCK = LockKind("bpf_lock", "spinlock", "kernel/bpf/core.c: bpf_lock (kallsyms)")
 PROG_IDR_LOCK = LockKind("prog_idr_lock", "spinlock", "kernel/bpf/syscall.c: prog_idr_lock")
 
 COSTS = {
@@ -35,6 +36,8 @@ COSTS = {
 _PROG_HEADER = 72 + 8
 """struct bpf_prog without its instructions, and the tag's padding (kernel/bpf/core.c: bpf_prog_calc_tag)."""
 _INSN = 8
+_TASKS_STEP = ("7.3",)
+"""Releases that wait for tasks before anything else when a program was in a trampoline (__bpf_prog_put_noref)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,10 @@ class Loaded:
     program: Program
     regions: tuple[Region, ...]
     pages: int
+    sleepable: bool = False
+    """It may sleep, so that its readers are those of Tasks Trace."""
+    linked: bool = False
+    """It was called from a trampoline (tramp_linked)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,10 @@ class Bpf:
     """Programs loaded before the measurement begins, and kept loaded."""
     jit_passes: int = 3
     """Passes of bpf_int_jit_compile over straight-line code: two until the size is stable, one to emit."""
+    sleepable: float = 0.0
+    """Share of the programs loaded that may sleep."""
+    linked: float = 0.0
+    """Share of the programs loaded that are attached to a function before they are unloaded: counts since 7.x."""
     branchy_factor: float = 2.6
     """verify_insn of the branchiest programs over that of straight-line ones (400 ns / 150 ns); assumed monotone."""
     branchy_at: float = 0.1
@@ -110,6 +121,8 @@ class Bpf:
             raise ValueError("rate: above 0 loads per second")
         if self.burst < 1:
             raise ValueError("burst: at least 1")
+        if not (0 <= self.sleepable <= 1 and 0 <= self.linked <= 1):
+            raise ValueError("sleepable, linked: shares from 0 to 1")
         if self.jit_passes < 1:
             raise ValueError("jit_passes: at least 1")
         if self.branchy_factor < 1:
@@ -140,8 +153,9 @@ class _Run:
         self.programs = _programs(setting.data(params.data))
         self.factor_ppm = [_branchy_ppm(params, program) for program in self.programs]
         self.loader = Loader(params, setting)
+        self.more = 2 * bool(params.sleepable or params.linked)
         self.loops = loops(
-            setting, "bpf", "load", threads=params.threads, draws=1, think=params.think, rate=params.rate,
+            setting, "bpf", "load", threads=params.threads, draws=1 + self.more, think=params.think, rate=params.rate,
             burst=params.burst, trace=params.trace,
         )  # fmt: skip
 
@@ -160,7 +174,7 @@ class _Run:
         installed = yield from self.loader.install(k, *programs)
         sets: list[deque[Loaded]] = [deque() for _ in range(params.threads)]
         for i, (program, regions) in enumerate(zip(programs, installed, strict=True)):
-            pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
+            pages = yield from k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
             sets[i % params.threads].append(Loaded(program, regions, pages))
         yield from k.settle()
         for i, mine in enumerate(sets):
@@ -170,17 +184,26 @@ class _Run:
         loop = self.loops[thread]
         while (turn := (yield from loop.next(k))) is not None:
             drawn = int(turn.row[0] * len(self.programs))
-            mine.append((yield from self.loader.load(k, self.programs[drawn], turn.operation, self.factor_ppm[drawn])))
+            mine.append((yield from self.loader.load(k, self.programs[drawn], turn.operation, self.factor_ppm[drawn],
+                                                     **self._traits(turn.row))))  # fmt: skip
             yield from self.loader.unload(k, mine.popleft(), turn.number)
             yield from loop.done(k, turn)
+
+    def _traits(self, row: Sequence[float]) -> dict[str, bool]:
+        """Return what the program is that belongs to these uniforms."""
+        if not self.more:
+            return {}
+        return {"sleepable": row[1] < self.params.sleepable, "linked": row[2] < self.params.linked}
 
 
 class Loader:
     """The kernel's program loader around the verbs under test; one per replication: it declares its locks."""
 
-    def __init__(self, params: Bpf, setting: Setting) -> None:
-        """Of `params` only `jit_passes` matters here."""
+    def __init__(self, params: Bpf, setting: Setting, client: str = "bpf") -> None:
+        """Of `params` only `jit_passes` matters here; operations and costs are those of `client`."""
         self._setting = setting
+        self._client = client
+        self._cost = {name: f"client.{client}.{name}" for name in COSTS}
         self._jit_passes = params.jit_passes
         self._frees = 0
         setting.shared.declare(BPF_LOCK)
@@ -188,42 +211,49 @@ class Loader:
 
     # --- BPF_PROG_LOAD ----------------------------------------------------------------------------------------------
 
-    def load(self, k: Kernel, program: Program, operation: Operation, factor_ppm: int = 1_000_000) -> Proc[Loaded]:
+    def load(
+        self, k: Kernel, program: Program, operation: Operation, factor_ppm: int = 1_000_000, *,
+        sleepable: bool = False, linked: bool = False,
+    ) -> Proc[Loaded]:  # fmt: skip
         """kernel/bpf/syscall.c:bpf_prog_load: copy, verify, JIT, alloc, write, finalize, publish.
 
         Verifying an instruction costs `factor_ppm` of the plain cost.
         """
+        cost = self._cost
         k.begin(operation, "copy")
         k.task.site = "bpf_prog_load"
         k.spend("syscall")
-        k.spend("client.bpf.load_fixed")
-        k.spend("client.bpf.copy_insn", program.insns)
-        pages = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
+        k.spend(cost["load_fixed"])
+        k.spend(cost["copy_insn"], program.insns)
+        pages = yield from k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
         k.phase("verify")
         yield from self._bpf_check(k, program, factor_ppm)
         k.phase("jit")
         passes = self._jit_passes
         if len(program.functions) > 1:  # once more for every function when all addresses are known (extra_pass)
             passes += 1
-            k.spend("client.bpf.subprog_fixed", len(program.functions))
-        k.spend("client.bpf.jit_insn", program.xlated * passes)
+            k.spend(cost["subprog_fixed"], len(program.functions))
+        k.spend(cost["jit_insn"], program.xlated * passes)
         (regions,) = yield from self.install(k, program)
         k.phase("publish")
         with (yield from k.lock("prog_idr_lock")):
             k.spend("kmalloc")  # bpf_prog_alloc_id: a node of the identifier tree
-        k.spend("client.bpf.expose_fd")
+        k.spend(cost["expose_fd"])
         with (yield from k.lock("bpf_lock")):
-            k.spend("client.bpf.kallsyms", len(regions))
+            k.spend(cost["kallsyms"], len(regions))
+        loaded = Loaded(program, regions, pages, sleepable, linked)
+        inside = "+".join(_readers(k, loaded))
         for region in regions:
-            yield from self._setting.publish(k, region, "fd-only")
+            yield from self._setting.publish(k, region, "fd-only", inside)
         k.end()
-        return Loaded(program, regions, pages)
+        return loaded
 
     def _bpf_check(self, k: Kernel, program: Program, factor_ppm: int) -> Proc[None]:
         """kernel/bpf/verifier.c:bpf_check with its two temporary areas: the instructions' aux data, the tag's copy."""
-        aux = k.vmalloc_data(k.release.aux_bytes * program.insns)
-        yield from k.compute("client.bpf.verify_insn", program.processed * factor_ppm // 1_000_000)
-        tag = k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
+        cost = self._cost
+        aux = yield from k.vmalloc_data(k.release.aux_bytes * program.insns)
+        yield from k.compute(cost["verify_insn"], program.processed * factor_ppm // 1_000_000)
+        tag = yield from k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
         yield from k.vfree_data(tag)
         yield from k.vfree_data(aux)
 
@@ -248,33 +278,46 @@ class Loader:
     # --- close of the last descriptor -------------------------------------------------------------------------------
 
     def unload(self, k: Kernel, loaded: Loaded, number: int) -> Proc[None]:
-        """bpf_prog_put: symbols out of sight, then everything else after a grace period on this CPU's kworker."""
+        """bpf_prog_put: symbols out of sight, then everything else after grace periods on this CPU's kworker.
+
+        __bpf_prog_put_noref: a program that sleeps waits for Tasks Trace instead of RCU; since 7.x one that was in a
+        trampoline waits for Tasks RCU before.
+        """
+        cost = self._cost
         yield from k.settle()
-        k.begin(self._setting.operation("bpf", "unload", number, k.now), "put")
+        k.begin(self._setting.operation(self._client, "unload", number, k.now), "put")
         k.task.site = "bpf_prog_put"
         k.spend("syscall")
-        k.spend("client.bpf.put")
+        k.spend(cost["put"])
         with (yield from k.lock("prog_idr_lock")):
             k.spend("kfree")  # bpf_prog_free_id
         with (yield from k.lock("bpf_lock")):
-            k.spend("client.bpf.kallsyms", len(loaded.regions))
+            k.spend(cost["kallsyms"], len(loaded.regions))
         for region in loaded.regions:
             self._setting.retire(k, region)
         self._frees += 1
-        yield from k.call_rcu(partial(self._bpf_prog_put_rcu, k, loaded, self._frees))
+        yield from call_rcu_chain(k, _readers(k, loaded), partial(self._bpf_prog_put_rcu, k, loaded, self._frees))
         k.end()
 
-    def _bpf_prog_put_rcu(self, k: Kernel, loaded: Loaded, number: int) -> None:
-        operation = self._setting.operation("bpf", "free", number, k.now, "deferred")
+    def _bpf_prog_put_rcu(self, k: Kernel, loaded: Loaded, number: int, counts: Counts) -> None:
+        operation = self._setting.operation(self._client, "free", number, k.now, "deferred")
+        add(operation.counts, counts)
         k.queue_work("bpf_prog_free_deferred", partial(self._bpf_prog_free_deferred, loaded=loaded), operation)
 
     def _bpf_prog_free_deferred(self, k: Kernel, loaded: Loaded) -> Proc[None]:
+        cost = self._cost
         k.spend("rcu_callback")
-        k.spend("client.bpf.free_fixed")
+        k.spend(cost["free_fixed"])
         k.phase("bpf_jit_free")
         yield from self._setting.free(k, loaded.regions)
         k.phase("bpf_prog_free")
         yield from k.vfree_data(loaded.pages)
+
+
+def _readers(k: Kernel, loaded: Loaded) -> list[Flavour]:
+    """Return whom a program must be kept for, in the order in which they are waited for."""
+    last: Flavour = "trace" if loaded.sleepable else "rcu"
+    return ["tasks", last] if loaded.linked and k.release.name in _TASKS_STEP else [last]
 
 
 def _programs(rows: Sequence[Mapping[str, str]]) -> list[Program]:

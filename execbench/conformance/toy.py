@@ -8,7 +8,7 @@ from execbench.costs import CATALOGUE, Cost, CostTable, Evidence
 from execbench.registry.instances import client_costs
 
 TOY_FEATURES: dict[str, dict[str, Any]] = {
-    "x86_64": {"apic": "x2apic", "ipi": "shorthand", "invlpgb": False, "serialize": True, "fred": False, "its": False,
+    "x86_64": {"apic": "x2apic", "ipi": "shorthand", "invlpgb": False, "fred": False, "its": False,
                "fineibt": False, "ibpb_on_cbpf": False},
     "arm64": {"idc": False, "dic": False, "rodata_full": True, "bbml": False, "tlbi_range": True},
     "riscv64": {"rfence": "ipi"},

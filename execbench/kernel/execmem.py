@@ -15,7 +15,7 @@ from execbench.kernel import vmalloc
 from execbench.kernel.text import TextKind
 from execbench.kernel.x86_64.set_memory import change_alias
 from execbench.sim.engine import Proc
-from execbench.sim.memory import PMD_PAGES, Holes, VmArea
+from execbench.sim.memory import PMD_PAGES, Holes, Perm, VmArea
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
@@ -104,15 +104,28 @@ def is_rox(k: Kernel, kind: TextKind) -> bool:
     return k.arch.name == "x86_64" and kind in k.release.rox_cache
 
 
-def alloc(k: Kernel, pages: int, kind: TextKind) -> Proc[Piece]:
-    """Return pages of this kind: ROX and filled with traps from the cache, else RW and NX (execmem_alloc).
+def pgprot(k: Kernel, kind: TextKind) -> Perm:
+    """Return how plain memory of this kind is mapped: RW and NX; for kprobes read-only and executable at once.
 
-    Before execmem (6.10) it is module_alloc for every kind.
+    arch/arm64/mm/init.c, arch/riscv/mm/init.c: execmem_arch_setup; on 6.1 arch/*/kernel/probes/kprobes.c:
+    alloc_insn_page. Not on x86_64, where set_memory_rox follows.
     """
-    k.count("execmem_alloc" if k.release.execmem else "module_alloc", pages)
+    return "ro-x" if kind is TextKind.KPROBES and k.arch.name != "x86_64" else "rw-nx"
+
+
+def alloc(k: Kernel, pages: int, kind: TextKind) -> Proc[Piece]:
+    """Return pages of this kind: ROX and full of traps from the cache, else mapped as `pgprot` says (execmem_alloc).
+
+    Before execmem (6.10) it is module_alloc for every kind, and for what is executable at once vmalloc itself.
+    """
+    perm = pgprot(k, kind)
+    if k.release.execmem:
+        k.count("execmem_alloc", pages)
+    elif perm == "rw-nx":
+        k.count("module_alloc", pages)
     if is_rox(k, kind):
         return (yield from _cache_alloc(k, pages, kind))
-    area = yield from vmalloc.vmalloc_node_range(k, pages, kind)
+    area = yield from vmalloc.vmalloc_node_range(k, pages, kind, perm)
     return Piece(area, 0, pages, False)
 
 
@@ -136,12 +149,12 @@ def restore_rox(k: Kernel, piece: Piece) -> Proc[None]:
 
 
 def free(k: Kernel, piece: Piece) -> Proc[None]:
-    """Take a piece back (execmem_free): into the cache under its mutex, or by vfree.
+    """Take a piece back (execmem_free, module_memfree before it): into the cache under its mutex, or by vfree.
 
     execmem_cache_free: everything is done with the mutex held, so that who allocates waits for all these flushes. Areas
     that nobody uses any more go back by work.
     """
-    k.count("execmem_free", piece.pages)
+    k.count("execmem_free" if k.release.execmem else "module_memfree", piece.pages)
     if not piece.cached:
         yield from k.vfree(piece.area)
         return

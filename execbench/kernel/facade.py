@@ -250,10 +250,6 @@ class Kernel:
         """See execbench.kernel.vmalloc.vunmap_range."""
         return vmalloc.vunmap_range(self, area)
 
-    def execmem_is_rox(self, kind: TextKind) -> bool:
-        """See execbench.kernel.execmem.is_rox."""
-        return execmem.is_rox(self, kind)
-
     def execmem_alloc(self, pages: int, kind: TextKind) -> Proc[execmem.Piece]:
         """See execbench.kernel.execmem.alloc."""
         return execmem.alloc(self, pages, kind)
@@ -270,7 +266,7 @@ class Kernel:
         """See execbench.kernel.execmem.free."""
         return execmem.free(self, piece)
 
-    def vmalloc_data(self, size: int) -> int:
+    def vmalloc_data(self, size: int) -> Proc[int]:
         """See execbench.kernel.vmalloc.vmalloc_data."""
         return vmalloc.vmalloc_data(self, size)
 

@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-
 from execbench.kernel.facade import Kernel
+from execbench.kernel.locks import told
 from execbench.sim.engine import Proc
 from execbench.sim.locks import Hold
-
-
-class _ToldHold(Hold):
-    """A hold whose release somebody hears, in the order of the program."""
-
-    __slots__ = ("_hold", "_listener")
-
-    def __init__(self, hold: Hold, listener: Callable[..., None]) -> None:
-        self._hold = hold
-        self._listener = listener
-
-    def __enter__(self) -> Hold:
-        return self._hold
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        hold = self._hold
-        self._listener(hold.cpu.engine.now, hold.task, hold.lock.kind.name, hold.lock.kind.kind, False)
-        hold.__exit__(kind, error, trace)
 
 
 class ListenedKernel(Kernel):
@@ -53,11 +31,7 @@ class ListenedKernel(Kernel):
 
     def lock(self, name: str) -> Proc[Hold]:
         """Acquire and tell, also of the release."""
-        hold = yield from super().lock(name)
-        if self.probe.lock is None:
-            return hold
-        self.probe.lock(self.now, self.task, name, hold.lock.kind.kind, True)
-        return _ToldHold(hold, self.probe.lock)
+        return told((yield from super().lock(name)))
 
     def tell(self, event: str, *fields: object) -> None:
         """Report a fact with the time of this point of the plan."""

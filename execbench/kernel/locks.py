@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from execbench.sim.locks import Hold, LockKind
 
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
     from execbench.sim.task import Task
 
 T = TypeVar("T")
+
+READER: Final = "rwsem read"
+"""Kind under which the hold of a reader is told."""
 
 LOCKS = {
     kind.name: kind
@@ -31,6 +36,7 @@ LOCKS = {
         LockKind("direct_mutex", "mutex", "kernel/trace/ftrace.c: direct_mutex"),
         LockKind("kprobe_mutex", "mutex", "kernel/kprobes.c: kprobe_mutex"),
         LockKind("kprobe_insn_slots.mutex", "mutex", "kernel/kprobes.c: kprobe_insn_slots"),
+        LockKind("kprobe_optinsn_slots.mutex", "mutex", "kernel/kprobes.c: kprobe_optinsn_slots"),
         LockKind("tracepoints_mutex", "mutex", "kernel/tracepoint.c: tracepoints_mutex"),
         LockKind("init_mm.mmap_lock", "rwsem", "mm/init-mm.c: init_mm; readers see execbench.kernel.locks.RwSem"),
     )
@@ -45,6 +51,35 @@ def kind_here(kind: LockKind, preempt_rt: bool) -> LockKind:
     if kind.kind == "raw_spinlock" or (kind.kind == "spinlock" and not preempt_rt):
         return LockKind(kind.name, "spinlock", kind.source)
     return LockKind(kind.name, "rt_mutex", kind.source) if kind.kind == "spinlock" else kind
+
+
+class _ToldHold(Hold):
+    """A hold whose release somebody hears, in the order of the program."""
+
+    __slots__ = ("_hold", "_listener")
+
+    def __init__(self, hold: Hold, listener: Callable[..., None]) -> None:
+        self._hold = hold
+        self._listener = listener
+
+    def __enter__(self) -> Hold:
+        return self._hold
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        hold = self._hold
+        self._listener(hold.cpu.engine.now, hold.task, hold.lock.kind.name, hold.lock.kind.kind, False)
+        hold.__exit__(kind, error, trace)
+
+
+def told(hold: Hold) -> Hold:
+    """Tell whoever listens to locks that this one was taken, and, when the hold is over, that it is released."""
+    listener = hold.lock.probe.lock
+    if listener is None:
+        return hold
+    listener(hold.cpu.engine.now, hold.task, hold.lock.kind.name, hold.lock.kind.kind, True)
+    return _ToldHold(hold, listener)
 
 
 class RwSem:
@@ -66,9 +101,11 @@ class RwSem:
 
     def read(self, task: Task, body: Proc[T]) -> Proc[T]:
         """Run `body` as a reader (mmap_read_lock .. mmap_read_unlock)."""
-        yield from self.pass_by(task)
+        yield from self._queue(task)
         self.readers += 1
+        self._tell(task, True)
         result = yield from body
+        self._tell(task, False)
         yield from task.settle()
         self.readers -= 1
         self._left = (task.site, task.verbs > 0)
@@ -79,8 +116,18 @@ class RwSem:
 
     def pass_by(self, task: Task) -> Proc[None]:
         """Be a reader for no time: wait for a writer that is in, or waits."""
+        yield from self._queue(task)
+        self._tell(task, True)
+        self._tell(task, False)
+
+    def _queue(self, task: Task) -> Proc[None]:
         with (yield from self.lock.acquire(task)):
             pass
+
+    def _tell(self, task: Task, taken: bool) -> None:
+        """Tell whoever listens to locks that a reader is in, or out again."""
+        if self.lock.probe.lock is not None:
+            self.lock.probe.lock(task.engine.now, task, self.lock.kind.name, READER, taken)
 
     def write(self, task: Task) -> Proc[Hold]:
         """Own it alone (mmap_write_lock): `with (yield from mm.write(task)):` releases at the end of the block."""
@@ -88,7 +135,7 @@ class RwSem:
         yield from task.settle()
         if self.readers:
             yield from self._wait(task)
-        return hold
+        return told(hold)
 
     def _wait(self, task: Task) -> Proc[None]:
         lock, begin = self.lock, task.engine.now

@@ -30,6 +30,15 @@ class Release:
     (kernel/bpf/core.c: bpf_prog_pack_alloc, bpf_arch_pred_flush; arch/x86/kernel/cpu/bugs.c)."""
     execmem: bool
     """mm/execmem.c with a range for each type; before it, arch/*/kernel/module.c: module_alloc for all."""
+    mod_mem: bool
+    """A module has an area per type of memory (kernel/module/main.c: module_memory_alloc, 6.4), and a second request for
+    one that is being loaded waits before it allocates anything; before it two areas, core_layout and init_layout."""
+    sealed_alone: bool
+    """When init has run only what is read-only from then on is set so, .static_call_sites with it (kernel/module/
+    strict_rwx.c: module_enable_rodata_ro_after_init); before it constants are set read-only once more."""
+    vmap_nodes: bool
+    """Data gets its addresses from pools of the caller's node; before it, from one tree under free_vmap_area_lock, as
+    code does (mm/vmalloc.c: node_alloc, 6.9)."""
     rox_cache: tuple[TextKind, ...]
     """Kinds that x86_64 serves from the cache of read-only executable 2M pages (arch/x86/mm/init.c:
     execmem_arch_setup; mm/execmem.c: execmem_cache_alloc)."""
@@ -122,6 +131,9 @@ RELEASES = {
             name="6.1",
             ibpb_on_cbpf=True,
             execmem=False,
+            mod_mem=False,
+            sealed_alone=False,
+            vmap_nodes=False,
             rox_cache=(),
             rox_merged=False,
             rox_collapse=False,
@@ -141,6 +153,9 @@ RELEASES = {
             name="6.12",
             ibpb_on_cbpf=True,
             execmem=True,
+            mod_mem=True,
+            sealed_alone=False,
+            vmap_nodes=True,
             rox_cache=(),
             rox_merged=True,
             rox_collapse=False,
@@ -160,6 +175,9 @@ RELEASES = {
             name="6.18",
             ibpb_on_cbpf=True,
             execmem=True,
+            mod_mem=True,
+            sealed_alone=True,
+            vmap_nodes=True,
             rox_cache=MODULE_ROX,
             rox_merged=True,
             rox_collapse=True,
@@ -179,6 +197,9 @@ RELEASES = {
             name="7.3",
             ibpb_on_cbpf=True,
             execmem=True,
+            mod_mem=True,
+            sealed_alone=True,
+            vmap_nodes=True,
             rox_cache=(*MODULE_ROX, TextKind.BPF),
             rox_merged=True,
             rox_collapse=True,

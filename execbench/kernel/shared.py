@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from execbench.kernel import execmem, smp, sync
+from execbench.kernel import execmem, ftrace_code, smp, sync
 from execbench.kernel.arch import arch_of
 from execbench.kernel.facade import Kernel
 from execbench.kernel.listened import ListenedKernel
@@ -58,6 +58,7 @@ class Shared:
         self.init_mm = RwSem(self.locks["init_mm.mmap_lock"])
         self.execmem_cache = execmem.Cache()
         self.text_generation = sync.Generation()
+        self.ftrace = ftrace_code.Ftrace()
         self.workers: dict[int, Worker] = {}
         machine.interrupts.watch(self.locks.values())
         self.recorder: Recorder

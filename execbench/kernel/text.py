@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from execbench.sim.memory import Perm
+
+PATCH = 4
+"""Bytes of one relocation: a 32-bit field on x86_64, an instruction elsewhere (apply_relocate_add)."""
 
 
 class TextKind(StrEnum):
@@ -34,13 +38,16 @@ KERNEL_KINDS = tuple(kind for kind in TextKind if kind is not TextKind.USER)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One piece of memory asked of a backend: size in bytes; classic: made from a classic BPF program (cBPF)."""
+    """One piece of memory asked of a backend: size in bytes; classic: made from a classic BPF program (cBPF).
+
+    layout: which of a module's two lives it has, "core" or "init" (freed when init has run); before 6.4 all of one
+    layout are one area (struct module_layout). "" is memory of its own.
+    """
 
     size: int
     kind: TextKind
-    node: int = 0
-    near_image: bool = True
     classic: bool = False
+    layout: Literal["", "core", "init"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,14 @@ class Usage:
     reserved: int
     internal_waste: int
     leaves: tuple[int, int]
+
+
+def writes(va: int, image: Image) -> Iterator[tuple[int, int]]:
+    """Yield (address, bytes) of an image at `va` and then of its relocations, which lie evenly spread."""
+    yield va, image.size
+    room = max(image.size - PATCH, 0)
+    for i in range(image.patches):
+        yield va + room * (i + 1) // image.patches // PATCH * PATCH, min(PATCH, image.size)
 
 
 def changed(perm: Perm, write: bool | None, execute: bool | None) -> Perm:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from execbench.kernel.arm64.icache import caches_clean_inval_pou
-from execbench.kernel.arm64.rules import MAX_TLBI_RANGE_PAGES
+from execbench.kernel.arm64.rules import MAX_TLBI_RANGE_PAGES, tlbi_range_ops
 from execbench.kernel.riscv64 import rules as riscv64
 from execbench.kernel.riscv64.tlb import FIRMWARE_THRESHOLD, THRESHOLD
 from execbench.kernel.smp import Work
@@ -53,7 +53,7 @@ def _call(
             k.spend("ipi_enqueue", len(targets))
         yield from task.settle()
         handler_ns, flight_ns = shared.handler_ns(work), k.draw("ipi_flight")
-        round_ = shared.interrupts.send_to(task.cpu, targets, handler_ns, flight_ns)
+        round_ = shared.interrupts.send_to(task.cpu, targets, handler_ns, flight_ns, bool(sbi))
     begin = k.now
     with k.irqs_off():
         for cost, n in own:
@@ -94,7 +94,7 @@ def _flush_x86(k: Kernel, others: Sequence[Cpu], pages: int) -> Proc[tuple[int, 
         k.spend("tlbsync")
         return begin, "broadcast"
     work = (("tlb_flush_all", 1),) if full else (("client.jit.flush_range", 1), ("tlb_flush_page", pages))
-    return (yield from _call(k, others, "flush_tlb_mm_range", work, work)), "ipi"
+    return (yield from _call(k, others, "flush_tlb_mm_range", work, work)), "ipi" if others else "mm"
 
 
 def _flush_arm64(k: Kernel, others: Sequence[Cpu], pages: int) -> Proc[tuple[int, str]]:
@@ -109,20 +109,13 @@ def _flush_arm64(k: Kernel, others: Sequence[Cpu], pages: int) -> Proc[tuple[int
 
 
 def tlbi_instructions(pages: int, by_range: bool, dvm_ops: int) -> int:
-    """Return the TLBI instructions for a range of user pages: one each, one per scale of range, or one for the ASID.
+    """Return the TLBI instructions for a range of user pages: one each, by range, or one for the ASID.
 
-    arch/arm64/include/asm/tlbflush.h:__flush_tlb_range_op, __flush_tlb_range_limit_excess; dvm_ops: MAX_DVM_OPS.
+    arch/arm64/include/asm/tlbflush.h:__flush_tlb_range, __flush_tlb_range_limit_excess; dvm_ops: MAX_DVM_OPS.
     """
     if not by_range:
         return pages if pages < dvm_ops else 1
-    if pages > MAX_TLBI_RANGE_PAGES:
-        return 1
-    n = 0
-    for scale in (3, 2, 1, 0):
-        unit = 1 << 5 * scale + 1
-        n += pages >= unit
-        pages %= unit
-    return n + pages
+    return 1 if pages > MAX_TLBI_RANGE_PAGES else tlbi_range_ops(pages)
 
 
 def _flush_riscv(k: Kernel, others: Sequence[Cpu], pages: int) -> Proc[tuple[int, str]]:
@@ -133,7 +126,7 @@ def _flush_riscv(k: Kernel, others: Sequence[Cpu], pages: int) -> Proc[tuple[int
     work = (("tlb_flush_page", pages) if pages <= most else ("tlb_flush_all", 1),)
     sbi = "sbi_remote_sfence_vma_asid" if firmware else ""
     begin = yield from _call(k, others, "flush_tlb_mm_range", work, work, sbi)
-    return begin, "rfence" if firmware else "ipi"
+    return begin, "rfence" if firmware else "ipi" if others else "mm"
 
 
 _FLUSH: Final[dict[str, Callable[[Kernel, Sequence[Cpu], int], Proc[tuple[int, str]]]]] = {

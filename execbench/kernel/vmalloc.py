@@ -163,15 +163,20 @@ def vfree(k: Kernel, area: VmArea) -> Proc[None]:
     k.spend("page_free", area.pages)
 
 
-def vmalloc_data(k: Kernel, size: int) -> int:
+def vmalloc_data(k: Kernel, size: int) -> Proc[int]:
     """Allocate `size` bytes of plain data and return its pages; no address is modelled.
 
-    Served by the caller's vmap node without a global lock (mm/vmalloc.c:node_alloc); the VMALLOC range is never short,
-    and where in it data lies changes no figure, so only its pages count, once they are lazy.
+    Served by the caller's vmap node without a global lock (mm/vmalloc.c:node_alloc), before 6.9 from the global tree
+    under its lock (alloc_vmap_area); the VMALLOC range is never short, and where in it data lies changes no figure, so
+    only its pages count, once they are lazy.
     """
     pages = k.pages_of(size)
     k.count("vmalloc", pages)
-    k.spend("vmap_area_alloc")
+    if k.release.vmap_nodes:
+        k.spend("vmap_area_alloc")
+    else:
+        with (yield from k.lock("free_vmap_area_lock")):
+            k.spend("vmap_area_alloc")
     k.spend("page_alloc", pages)
     k.spend("pte_set", pages)
     return pages
@@ -235,11 +240,12 @@ def _purge_locked(k: Kernel, everything: bool = False) -> Proc[bool]:
         yield from k.arch.flush_tlb_all(k, "purge_flush")
     else:
         yield from k.arch.flush_tlb_kernel_range(k, lazy.va, lazy.pages_spanned, "purge_flush")
-    k.spend("vmap_purge_area", lazy.areas - len(lazy.placed))
-    if lazy.placed:  # code windows go back to the global tree (reclaim_list_global), data to the pools of its nodes
+    in_tree = len(lazy.placed) if k.release.vmap_nodes else lazy.areas
+    k.spend("vmap_purge_area", lazy.areas - in_tree)
+    if in_tree:  # code windows go back to the global tree (reclaim_list_global), data to the pools of its nodes
         with (yield from k.lock("free_vmap_area_lock")):
             k.vmap.release_lazy(lazy)
-            k.spend("vmap_purge_area", len(lazy.placed))
+            k.spend("vmap_purge_area", in_tree)
     else:
         yield from k.settle()
         k.vmap.release_lazy(lazy)

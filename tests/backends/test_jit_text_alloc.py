@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from execbench.backends.jit_text_alloc import AREA, JitTextAlloc, writes
+from execbench.backends.jit_text_alloc import AREA, JitTextAlloc
 from execbench.contract import Image, TextKind
 from execbench.kernel import sync
 from execbench.kernel.arch import ARCHITECTURES
+from execbench.kernel.text import writes
 from tests.backends.verbs import Verbs, conforms, lines, policies, variants
 
 PAGE = 4096
@@ -170,7 +171,8 @@ def test_a_guard_is_lifted_by_the_last_write(arch: str, policy: Any, rounds: int
     assert seen + verbs.bench.counts[ROUND[arch]] == rounds
     verbs.rewrite(region, patches=1)
     assert stores(verbs, region.va) == [(0, first, "trap"), (first, 100 - first, "code"), *patched, (0, first, "code")]
-    assert verbs.bench.counts[ROUND[arch]] == rounds
+    to_see_the_trap = policy == "trap-and-retry" and arch == "riscv64"
+    assert verbs.bench.counts[ROUND[arch]] == rounds + to_see_the_trap
 
 
 def test_the_finished_copy_is_written_while_the_machine_stands_still() -> None:

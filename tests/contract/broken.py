@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from execbench.backends.alloc_write_map import AllocWriteMap, close_alias
+from execbench.backends.alloc_write_map import AllocWriteMap
 from execbench.backends.module_alloc import ModuleAlloc
 from execbench.contract import Image, Proc, Region, Support, TextKind, Totals, Usage
+from execbench.kernel.direct_map import close_alias
 from execbench.kernel.facade import Kernel
 from execbench.kernel.shared import Shared
 from execbench.sim.memory import VmArea

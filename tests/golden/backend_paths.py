@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from execbench.backends.bpf_prog_pack import BpfProgPack
+from execbench.backends.execmem import Execmem
+from execbench.backends.module_alloc import ModuleAlloc
 from execbench.conformance import TOY_FEATURES, Bench, Place, places
 from execbench.contract import Image, Proc, Request, TextKind
 from execbench.kernel.facade import Kernel
@@ -15,6 +17,8 @@ from execbench.registry.plugins import class_for, registered
 
 SIZE = 6000
 """Bytes of the region: two pages of 4 KiB, one poke."""
+SLOT = 8
+"""Bytes of a slot for kprobes: two instructions of 4 bytes (MAX_INSN_SIZE on arm64 and riscv64), in a page."""
 PATCHES = 3
 """Relocations and alternatives in it."""
 LATER = 20_000_000
@@ -91,15 +95,18 @@ def life(backend: Any, place: Place, features: Mapping[str, Any], spinning: bool
     def noted(verb: str, turn: str, task: str) -> None:
         taken.append(Taken(verb, turn, sink.take(task)))
 
+    slot = place.kind is TextKind.KPROBES and isinstance(backend, Execmem | ModuleAlloc)
+    size = SLOT if slot else SIZE
+
     def body(k: Kernel) -> Proc[None]:
         live = []
         for turn in ("first", "second"):
-            request = Request(SIZE, place.kind, classic=bool(features.get("ibpb_on_cbpf")))
+            request = Request(size, place.kind, classic=bool(features.get("ibpb_on_cbpf")))
             regions = yield from backend.alloc(k, bench.state, [request])
             yield from k.settle()
             noted("alloc", turn, k.task.name)
             for region in regions:
-                yield from backend.write(k, bench.state, region, Image(region.id, SIZE, PATCHES))
+                yield from backend.write(k, bench.state, region, Image(region.id, size, PATCHES))
             yield from k.settle()
             noted("write", turn, k.task.name)
             yield from backend.finalize(k, bench.state, regions)

@@ -124,7 +124,7 @@ def operations(arch: str, release: str) -> dict[str, Operation]:
 
 def _behind_a_vfree(live: Live) -> Proc[None]:
     """Somebody has freed data, whose addresses wait for a purge."""
-    yield from live.k.vfree_data(live.k.vmalloc_data(PATCH))
+    yield from live.k.vfree_data((yield from live.k.vmalloc_data(PATCH)))
     yield from live.k.set_memory_ro(live.area, 0, 1)
 
 

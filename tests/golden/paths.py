@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from execbench.backends.execmem import Execmem
+from execbench.backends.module_alloc import ModuleAlloc
 from execbench.conformance import Place, places
 from execbench.contract import TextKind
 from execbench.record.steps.fold import Item
@@ -78,14 +80,11 @@ _path = cache(path_of)  # of the many ways to the same steps
 def _standing(backend: Any, place: Place) -> str:
     """Return whether a kernel goes this way: some kinds of a shipped allocator are served otherwise by every kernel.
 
-    BPF takes packs from execmem, not pages of its own; a kprobe slot outside the ROX cache is executable when it is
-    allocated, and poked (alloc_insn_page).
+    BPF takes packs from execmem, not pages of its own. And before 6.2 no kernel merged two permission changes.
     """
-    cached = place.arch == "x86_64" and place.release in ("6.18", "7.3")
-    name = type(backend).__name__
-    if (name == "Execmem" and place.kind is TextKind.BPF) or (
-        name in ("Execmem", "ModuleAlloc") and place.kind is TextKind.KPROBES and not cached
-    ):
+    if isinstance(backend, Execmem) and place.kind is TextKind.BPF:
+        return "proposed"
+    if isinstance(backend, ModuleAlloc) and backend.order == "merged" and place.release == "6.1":
         return "proposed"
     return str(backend.support.status(place.release, place.arch))
 

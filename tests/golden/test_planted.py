@@ -86,7 +86,7 @@ PLANTED = (
     Planted(
         "x86_64: no flush behind a split", _lost_flush_of("split_flush"),
         (Execmem(), Place("x86_64", "7.3", TextKind.MODULE_TEXT), "alloc"),
-        ["  flush_ipi_all: flush_tlb_all [under cpa_lock]"] * 3, [],
+        ["    flush_ipi_all: flush_tlb_all [under cpa_lock]"] * 3, [],
     ),
     Planted(
         "x86_64: x before ro", _swapped(x86_64), X86_61,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from execbench.contract import Proc
-from execbench.kernel.execmem import Cache, Piece
+from execbench.kernel.execmem import Cache, Piece, is_rox
 from execbench.kernel.facade import Kernel
 from execbench.kernel.text import TextKind
 from execbench.sim.memory import PAGE, PMD_PAGES, VmArea
@@ -119,7 +119,7 @@ def test_areas_are_idle_only_from_end_to_end_and_of_whole_aligned_leaves() -> No
 @pytest.mark.parametrize("arch", ["x86_64", "arm64", "riscv64"])
 def test_which_kinds_come_from_the_cache(arch: str, release: str, kinds: list[str]) -> None:
     bench = Bench(arch, release)
-    found = run(bench, lambda k: _value([k.execmem_is_rox(kind) for kind in TextKind]))[0]
+    found = run(bench, lambda k: _value([is_rox(k, kind) for kind in TextKind]))[0]
     cached = {str(kind) for kind, rox in zip(TextKind, found, strict=True) if rox}
     assert cached == (set(kinds) if arch == "x86_64" else set())
 

@@ -9,6 +9,7 @@ import pytest
 
 from execbench.contract import LockKind, Proc
 from execbench.kernel.facade import Kernel
+from execbench.kernel.vmalloc import purge_vmap_area_lazy
 from execbench.sim.memory import PMD_PAGES, VmArea
 from tests.kernel.bench import Bench
 from tests.kernel.test_x86_64 import TEXT, area_of, did, flushes
@@ -194,3 +195,48 @@ def test_a_purge_gives_code_areas_back_under_the_lock_that_allocations_take() ->
     did(bench, lambda k: k.set_memory_nx(other))
     assert flushes(bench) == ["purge_flush"]
     assert bench.shared.locks["free_vmap_area_lock"].acquisitions == before + 1, "data goes to the pool of its node"
+
+
+def test_readers_and_the_writer_of_an_rwsem_are_heard_in_the_order_of_the_program() -> None:
+    bench = Bench()
+    heard: list[tuple[str, str, bool]] = []
+
+    class Ears:
+        def lock(self, at: int, task: Any, name: str, kind: str, taken: bool) -> None:
+            heard.append((name, kind, taken))
+
+    bench.machine.probe.attach(Ears())
+    sem, name = bench.shared.init_mm, "init_mm.mmap_lock"
+
+    def inside(k: Kernel) -> Proc[None]:
+        with (yield from k.lock("cpa_lock")):
+            k.spend("cpa_page")
+
+    def body(k: Kernel) -> Proc[None]:
+        yield from sem.read(k.task, inside(k))
+        yield from sem.pass_by(k.task)
+        with (yield from sem.write(k.task)):
+            yield from inside(k)
+
+    bench.task(body)
+    bench.run()
+    cpa = [("cpa_lock", "spinlock", True), ("cpa_lock", "spinlock", False)]
+    read, write = ([(name, kind, taken) for taken in (True, False)] for kind in ("rwsem read", "rwsem"))
+    assert heard == [read[0], *cpa, read[1], *read, write[0], *cpa, write[1]]
+
+
+@pytest.mark.parametrize("release", ["6.1", "6.12"])
+def test_data_takes_the_lock_of_the_one_tree_where_there_are_no_nodes(release: str) -> None:
+    bench = Bench(release=release)
+    lock = bench.shared.locks["free_vmap_area_lock"]
+
+    def body(k: Kernel) -> Proc[None]:
+        yield from k.vfree_data((yield from k.vmalloc_data(9_000)))
+        yield from k.settle()
+        assert lock.acquisitions == (release == "6.1")
+        yield from purge_vmap_area_lazy(k)
+
+    bench.task(body)
+    bench.run()
+    assert lock.acquisitions == 2 * (release == "6.1"), "and where it goes back"
+    assert bench.cost("vmap_purge_area") == 1

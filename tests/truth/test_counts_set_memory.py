@@ -142,7 +142,7 @@ def test_who_frees_data_leaves_a_purge_to_the_next_permission_change(release: st
 
     def body(k: Kernel) -> Proc[None]:
         area = yield from k.vmalloc_node_range(3, TextKind.MODULE_DATA)
-        yield from k.vfree_data(k.vmalloc_data(9_000))
+        yield from k.vfree_data((yield from k.vmalloc_data(9_000)))
         for _ in range(2):
             k.begin(bench.operation("nx"), "nx")
             yield from k.set_memory_nx(area)

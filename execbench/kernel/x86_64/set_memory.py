@@ -45,8 +45,13 @@ def set_memory_rox(k: Kernel, area: VmArea, first: int, pages: int, *also: Work)
         yield from set_memory_ro(k, area, first, pages)
         yield from set_memory_x(k, area, first, pages, *also)
         return
+    yield from set_memory_rox_at_once(k, area, first, pages, *also)
+
+
+def set_memory_rox_at_once(k: Kernel, area: VmArea, first: int, pages: int, *also: Work) -> Proc[None]:
+    """Clear W and NX in one operation, whether the release has a function for it or not, and collapse if it does."""
     k.count("set_memory_rox", pages)
-    yield from change_page_attr_set_clr(
+    return change_page_attr_set_clr(
         k, area, first, pages, *also, write=False, execute=True, alias="ro", collapse=k.release.rox_collapse
     )
 
@@ -74,8 +79,7 @@ def change_page_attr_set_clr(
     yield from vm_unmap_aliases(k)
     walk = _change_page_attr(k, area, first, pages, write, execute, alias)
     if k.release.cpa_mmap_lock:
-        k.count("mmap_read_lock")
-        walk = k.shared.init_mm.read(k.task, walk)
+        walk = k.shared.init_mm.read(k.task, _reading(k, walk))
     if not (yield from walk):
         yield from tlb.ride_alone(k, "cpa_flush", *also)
         return
@@ -85,6 +89,11 @@ def change_page_attr_set_clr(
         yield from tlb.flush_tlb_all(k, "cpa_flush", *also)
     if collapse:
         yield from _cpa_collapse_large_pages(k, area, first, pages)
+
+
+def _reading(k: Kernel, walk: Proc[bool]) -> Proc[bool]:
+    k.count("mmap_read_lock")
+    return (yield from walk)
 
 
 def _change_page_attr(
@@ -167,8 +176,8 @@ def _cpa_collapse_large_pages(k: Kernel, area: VmArea, first: int, pages: int) -
     cpa_collapse_large_pages: on 7.x with init_mm's mmap lock held for writing, so that nobody walks meanwhile.
     """
     if k.release.cpa_mmap_lock:
-        k.count("mmap_write_lock")
         with (yield from k.shared.init_mm.write(k.task)):
+            k.count("mmap_write_lock")
             yield from _collapse(k, area, first, pages)
     else:
         yield from _collapse(k, area, first, pages)

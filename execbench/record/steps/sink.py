@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from execbench.kernel.locks import READER
 from execbench.record.steps.mappings import Mappings
 from execbench.sim.memory import VmArea
 from execbench.sim.task import Task
@@ -53,6 +54,7 @@ class StepSink:
 
     def lock(self, at: int, task: Task, name: str, kind: str, taken: bool) -> None:
         """A lock was taken, or is released; the units of the release say whether the task worked meanwhile."""
+        name = f"fact:{name}:read" if kind == READER else name
         if taken:
             self._note(task, "take", name)
             self._idle.setdefault(task.name, []).append(True)
