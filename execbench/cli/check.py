@@ -17,8 +17,9 @@ Arch = Annotated[
 
 
 def check(backend: Target, arch: Arch = None, as_json: options.Json = False) -> int:
-    """Run the conformance suite on a backend; 1 if it breaks a rule."""
+    """Run the conformance suite on a backend; 1 if it breaks a rule, 5 if it applies nowhere that was asked for."""
     from execbench import api
+    from execbench.errors import NothingMeasured
 
     found = api.check(backend, arch)
     if as_json:
@@ -28,4 +29,6 @@ def check(backend: Target, arch: Arch = None, as_json: options.Json = False) -> 
                          indent=1))  # fmt: skip
     else:
         print(found)
+    if not found.places and not found.findings:
+        return NothingMeasured.exit_code
     return 0 if found.ok else 1

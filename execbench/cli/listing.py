@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,10 +20,14 @@ Matrix = Annotated[
 CostMachine = Annotated[
     str | None, typer.Option("-m", "--machine", help="Add the values on this machine.", metavar="NAME")
 ]
+NO_TERMINAL = 100
+"""Columns of a table that goes to no terminal."""
+SHORT = {"architecture": "arch", "architectures": "arch"}
+"""Heads in a table, where JSON has the whole word."""
 
 
 @app.command()
-def backends(matrix: Matrix = False, as_json: options.Json = False) -> None:
+def backends(matrix: Matrix = False, wide: options.Wide = False, as_json: options.Json = False) -> None:
     """Backends, their standing in each release, and what they can express."""
     from execbench.kernel.arch import ARCHITECTURES
     from execbench.kernel.releases import RELEASES
@@ -33,7 +39,8 @@ def backends(matrix: Matrix = False, as_json: options.Json = False) -> None:
         support = cls.support  # type: ignore[attr-defined]
         if not matrix:
             rows.append({"backend": name, **{release: support.status(release) for release in RELEASES},
-                         "architectures": ", ".join(support.architectures), "about": _about(cls)})  # fmt: skip
+                         "architectures": _architectures(support.architectures, as_json or wide),
+                         "about": _about(cls)})  # fmt: skip
             continue
         for arch in ARCHITECTURES:
             refused = support.refusal(arch)
@@ -42,11 +49,11 @@ def backends(matrix: Matrix = False, as_json: options.Json = False) -> None:
             rows.append({"backend": name, "architecture": arch, **standing,
                          "kinds": words.get(support.kinds) or ", ".join(support.kinds),
                          "reason": refused})  # fmt: skip
-    _print(rows, as_json)
+    _print(rows, as_json, wide)
 
 
 @app.command()
-def workloads(as_json: options.Json = False) -> None:
+def workloads(wide: options.Wide = False, as_json: options.Json = False) -> None:
     """Workload files, the question each asks, and the machine and clients of a plain run."""
     from execbench.study.load import names, read
 
@@ -56,11 +63,11 @@ def workloads(as_json: options.Json = False) -> None:
         head = table.get("workload", {})
         rows.append({"workload": name, "clients": ", ".join(table.get("client", {})), "machine": head.get("machine"),
                      "question": head.get("question")})  # fmt: skip
-    _print(rows, as_json)
+    _print(rows, as_json, wide)
 
 
 @app.command()
-def machines(as_json: options.Json = False) -> None:
+def machines(wide: options.Wide = False, as_json: options.Json = False) -> None:
     """Machine files and what they describe."""
     from execbench.study.load import names
     from execbench.study.resolve import machine_tables
@@ -75,47 +82,84 @@ def machines(as_json: options.Json = False) -> None:
                      "preempt": table["kernel"]["preempt"],
                      "evidence": ", ".join(f"{evidence.count(one)} {one}" for one in dict.fromkeys(evidence)),
                      })  # fmt: skip
-    _print(rows, as_json)
+    _print(rows, as_json, wide)
 
 
 @app.command()
-def kernels(as_json: options.Json = False) -> None:
+def kernels(wide: options.Wide = False, as_json: options.Json = False) -> None:
     """Kernel releases and the source they were read from."""
     from execbench.kernel.releases import DEFAULT_RELEASE, RELEASES
 
     _print([{"kernel": name, "default": name == DEFAULT_RELEASE, "source": release.source}
-            for name, release in RELEASES.items()], as_json)  # fmt: skip
+            for name, release in RELEASES.items()], as_json, wide)  # fmt: skip
 
 
 @app.command()
-def costs(machine: CostMachine = None, as_json: options.Json = False) -> None:
-    """Costs, what one unit of each is, and what it stands for; with -m their values and evidence."""
-    from execbench.costs import ARCHITECTURES, CostTable, catalogue
+def costs(machine: CostMachine = None, wide: options.Wide = False, as_json: options.Json = False) -> None:
+    """Costs, what one unit of each is, and what it stands for; with -m their values, evidence and sources.
+
+    With -m, costs that a run on this machine needs and does not find are in the list without a value.
+    """
+    from execbench.costs import catalogue
+    from execbench.registry.instances import client_costs
+
+    if machine is not None:
+        _costs_of(machine, wide, as_json)
+        return
+    _print([{"cost": name, "arch": _architectures(entry.arch), "per": entry.per, "meaning": entry.meaning}
+            for name, entry in catalogue(client_costs()).items()], as_json, wide)  # fmt: skip
+
+
+def _costs_of(machine: str, wide: bool, as_json: bool) -> None:
+    """Print what everything costs on a machine, and on stderr what it lacks."""
+    from execbench.costs import ARCHITECTURES, CostTable, required
+    from execbench.errors import MachineError, did_you_mean
     from execbench.registry.instances import client_costs
     from execbench.study.resolve import machine_tables
     from execbench.units import show_time
 
-    rows: list[dict[str, Any]] = [
-        {"cost": name, "arch": "all" if entry.arch == ARCHITECTURES else ", ".join(entry.arch), "per": entry.per,
-         "meaning": entry.meaning}
-        for name, entry in catalogue(client_costs()).items()
-    ]  # fmt: skip
-    if machine is not None:
-        table = CostTable.from_toml(machine_tables(machine)[0]["costs"], machine, clients=client_costs())
-        rows = [{"cost": name, "value": show_time(cost.ps / 1000),
-                 "range": f"{show_time(cost.low_ps / 1000)} .. {show_time(cost.high_ps / 1000)}", "per": cost.per,
-                 "evidence": str(cost.evidence), "use": cost.use, "source": cost.source}
-                for name in table for cost in (table[name],)]  # fmt: skip
-    _print(rows, as_json)
+    tables, own = machine_tables(machine)[0], client_costs()
+    arch = tables.get("arch")
+    if arch not in ARCHITECTURES:
+        raise MachineError(f"{machine}: arch", arch or "nothing", ", ".join(ARCHITECTURES),
+                           did_you_mean(str(arch), ARCHITECTURES) or "say what the machine is")  # fmt: skip
+    factor = tables.get("code_factor", 1.0)
+    if type(factor) not in (int, float) or not 0 < factor < math.inf:
+        raise MachineError(f"{machine}: code_factor", factor, "a finite number above 0", "leave it out for 1")
+    needed = required(arch, own)
+    table = CostTable.from_toml(tables.get("costs", {}), machine, arch, own).with_estimates(needed, factor)
+    missing = sorted(name for name in needed if name not in table)
+    rows: list[dict[str, Any]] = []
+    for name in sorted([*table, *missing]):
+        if name in missing:
+            row = {"value": None, "range": None, "per": needed[name].per, "evidence": "missing", "use": None,
+                   "source": None}  # fmt: skip
+        else:
+            cost = table[name]
+            low, value, high = (show_time(ps / 1000) for ps in (cost.low_ps, cost.ps, cost.high_ps))
+            row = {"value": value, "range": f"{low} .. {high}", "per": cost.per, "evidence": str(cost.evidence),
+                   "use": cost.use, "source": cost.source}  # fmt: skip
+        rows.append({"cost": name, **row})
+    _print(rows, as_json, wide, short=("cost", "value", "evidence", "source"), below=("range", "per"))
+    if missing:
+        print(f"execbench: {machine} has no value for {len(missing)} of the costs that runs on {arch} may need: "
+              f"{', '.join(missing)}", file=sys.stderr)  # fmt: skip
 
 
 @app.command()
-def metrics(as_json: options.Json = False) -> None:
+def metrics(wide: options.Wide = False, as_json: options.Json = False) -> None:
     """Figures of the comparison: unit, and how they are defined."""
-    from execbench.report.columns import COLUMNS, UNITS
+    from execbench.report.columns import COLUMNS
 
-    _print([{"metric": column.name, "unit": UNITS[column.scale], "meaning": column.meaning} for column in COLUMNS],
-           as_json)  # fmt: skip
+    _print([{"metric": column.name, "unit": column.unit, "meaning": column.meaning} for column in COLUMNS], as_json,
+           wide)  # fmt: skip
+
+
+def _architectures(own: Sequence[str], whole: bool = False) -> str:
+    """Return architectures as a list, or "all" where they are."""
+    from execbench.kernel.arch import ARCHITECTURES
+
+    return "all" if not whole and set(own) == set(ARCHITECTURES) else ", ".join(own)
 
 
 def _about(cls: type) -> str:
@@ -124,29 +168,41 @@ def _about(cls: type) -> str:
     return " ".join(first.split())
 
 
-def _print(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as JSON or as a table that folds the last column."""
+def _print(
+    rows: Sequence[dict[str, Any]], as_json: bool, wide: bool = False, short: Sequence[str] = (),
+    below: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Print rows as JSON, or as a table whose last column wraps; `wide`: one line for each row, whatever its length.
+
+    Unless wide, a table has the columns `short` (all) only, and those of `below` stand under the second one.
+    """
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     import io
-    import sys
 
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    names = list(rows[0]) if rows else []
-    for name in names:
-        table.add_column(name, overflow="fold", no_wrap=name != names[-1])
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    names = list(rows[0]) if wide or not short else list(short)
+    under = () if wide else tuple(below)
+    for number, name in enumerate(names):
+        head = [name if wide else SHORT.get(name, name), *(under if number == 1 else ())]
+        table.add_column("\n".join(head), overflow="fold", no_wrap=name != names[-1])
     for row in rows:
-        table.add_row(*(Text("yes" if row[name] is True else "" if row[name] in (False, None) else str(row[name]))
-                        for name in names))  # fmt: skip
-    if sys.stdout.isatty():
+        cells = [[_word(row[name]), *(_word(row[one]) for one in under if number == 1)]
+                 for number, name in enumerate(names)]  # fmt: skip
+        table.add_row(*(Text("\n".join(filter(None, lines))) for lines in cells))
+    if sys.stdout.isatty() and not wide:
         Console(highlight=False).print(table)
         return
-    out = io.StringIO()  # for a pipe: one line per row, whatever its length
-    Console(file=out, width=10_000, color_system=None).print(table)
+    out = io.StringIO()
+    Console(file=out, width=10_000 if wide else NO_TERMINAL, color_system=None).print(table)
     print("\n".join(line.rstrip() for line in out.getvalue().splitlines()))
+
+
+def _word(value: object) -> str:
+    return "yes" if value is True else "" if value in (False, None) else str(value)

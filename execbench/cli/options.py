@@ -34,6 +34,7 @@ Record = Annotated[
     list[str] | None, typer.Option("--record", help="Also keep these raw records: operations.", metavar="WHAT")
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw away finished parts in the results directory.")]
+Wide = Annotated[bool, typer.Option("--wide", help="All columns, one line for each row, whatever its length.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -34,6 +34,9 @@ _VERBS: Final[dict[Kind, tuple[str, ...]]] = {
 _KERNEL_SPELLING: Final = ("module_alloc", "bpf_prog_pack", "jit_text_alloc")
 """Backends that are functions of the kernel keep its spelling; all other names are kebab case."""
 
+_FILES: Final[dict[str, str]] = {}
+"""Path of each plug-in's file as the user wrote it, by `sha8` of its text; only what this process has read."""
+
 
 def display_name(name: str) -> str:
     """Return how a backend or client is called: kebab case, or the kernel's spelling where it is the kernel's name."""
@@ -49,7 +52,7 @@ def registered(kind: Kind) -> Mapping[str, type]:
         try:
             cls = point.load()
         except Exception as error:
-            raise PluginError(f"entry point {point.name} of group execbench.{kind}", _said(error),
+            raise PluginError(f"entry point {point.name} of group execbench.{kind}", f"{type(error).__name__}: {error}",
                               "a class that can be imported", "repair or uninstall the package that declares it",
                               ) from error  # fmt: skip
         found[display_name(point.name)] = _with_verbs(cls, kind, f"entry point {point.name} ({point.value})")
@@ -76,11 +79,13 @@ def class_for(kind: Kind, name: str, where: str, source: str | None = None) -> t
 def source_of(file: str, where: str) -> str:
     """Return the text of a plug-in file; PluginError if it cannot be read."""
     try:
-        return Path(file).read_text(encoding="utf-8")
+        source = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise PluginError(where, f"{file}, which cannot be read ({reason})", "a readable Python file",
                           "check the path") from error  # fmt: skip
+    _FILES[sha8(source)] = file
+    return source
 
 
 def sha8(source: str) -> str:
@@ -102,7 +107,11 @@ def load_source(source: str, where: str = "plug-in") -> types.ModuleType:
         exec(compile(source, file, "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise PluginError(where, _said(error, file), "a Python file that can be executed", "repair it") from error
+        place = _place(where, _FILES.get(sha8(source), ""), _line(error, file))
+        own = isinstance(error, SyntaxError) and error.filename == file
+        words = getattr(error, "msg", "") if own else str(error)  # the whole would name the module, not the file
+        raise PluginError(place, f"{type(error).__name__}: {words}", "a Python file that can be executed",
+                          "repair it") from error  # fmt: skip
     return module
 
 
@@ -152,12 +161,18 @@ def _with_verbs(cls: Any, kind: Kind, where: str) -> type:
     return cls
 
 
-def _said(error: BaseException, file: str = "") -> str:
-    """Return `Type: message`, with the line of the file where it happened if that is known."""
-    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
-    for frame in traceback.extract_tb(error.__traceback__):
-        line = frame.lineno if frame.filename == file else line
-    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line and "line" not in str(error) else "")
+def _line(error: BaseException, file: str) -> int | None:
+    """Return the line of a plug-in's own text at which it could not be read or executed, if that is known."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return lines[-1] if lines else None
+
+
+def _place(where: str, path: str, line: int | None) -> str:
+    """Return where the user finds the mistake: option, path of the file where one is known, and line."""
+    named = where if path in where else f"{where} {path}"
+    return named if line is None else f"{named}, line {line}"
 
 
 def snake(name: str) -> str:

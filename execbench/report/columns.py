@@ -12,9 +12,10 @@ UNITS = {"rate": "1/s", "time": "ns", "share": "1", "count": "1", "size": "bytes
 class Column:
     """One figure of the comparison.
 
-    `scale` picks its units. `source` is a quantile as "p50", "largest", or the beginning of metrics' names; `per` says
-    how replications combine: "replication" (mean of one value each), "operation" (weighted by operations), "latency"
-    (sum over the sum of latencies), "machine" (sum over all groups of CPUs per operation) or "maximum".
+    `scale` picks its units; `per_unit` stands in their place where a figure has one of its own. `source` is a quantile
+    as "p50", "largest", or the beginning of metrics' names; `per` says how replications combine: "replication" (mean of
+    one value each), "operation" (weighted by operations), "latency" (sum over the sum of latencies), "machine" (sum
+    over all groups of CPUs per operation) or "maximum".
     """
 
     name: str
@@ -23,6 +24,12 @@ class Column:
     source: str
     per: str
     meaning: str
+    per_unit: str = ""
+
+    @property
+    def unit(self) -> str:
+        """The base unit, as frames and `list metrics` have it."""
+        return self.per_unit or UNITS[self.scale]
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -43,10 +50,12 @@ COLUMNS: tuple[Column, ...] = (
            "interrupts of all CPUs, those of its deferred work included, per operation"),
     Column("stolen", "stolen", "time", "stolen_ns_", "machine",
            "time that costs those CPUs, all together, per operation"),
-    Column("isolated_hourly", "isolated/h", "count", "isolated_interruptions_per_hour", "replication",
-           "interruptions of one isolated CPU in an hour like this one, by this workload"),
-    Column("isolated_longest", "longest", "time", "isolated_longest_ns", "maximum",
-           "longest single interruption of an isolated CPU, its wake-up included"),
+    Column("isolated_hourly", "interrupts of an isolated CPU by this workload", "count",
+           "isolated_interruptions_per_hour", "replication",
+           "interruptions per isolated CPU and hour that this workload causes, scaled from the measured time", "1/h"),
+    Column("isolated_longest", "longest on an isolated CPU", "time", "isolated_longest_ns", "maximum",
+           "longest single interruption of an isolated CPU by this workload, its wake-up included; handlers take their "
+           "median cost every time, so it is a sum of constants"),
     Column("asked", "asked", "size", "asked_bytes", "replication", "bytes of text asked for (memory: means over time)"),
     Column("reserved", "reserved", "size", "reserved_bytes", "replication", "bytes of memory behind it"),
     Column("waste", "wasted", "size", "waste_bytes", "replication",

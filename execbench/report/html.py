@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from execbench.errors import CannotWrite
 from execbench.report import plots
@@ -16,7 +16,17 @@ from execbench.report.checks import FEW_CYCLES
 from execbench.report.columns import BY_NAME
 from execbench.report.comparison import Frames, estimate_of, records
 from execbench.report.numbers import bounds, number
-from execbench.report.text import few_cycles, figure, heading, inside_api, shown, units_of, unsteady
+from execbench.report.text import (
+    LONGEST_IS_A_SUM,
+    few_cycles,
+    figure,
+    heading,
+    inside_api,
+    shown,
+    unit_words,
+    units_of,
+    unsteady,
+)
 from execbench.units import show_time
 
 if TYPE_CHECKING:
@@ -24,10 +34,11 @@ if TYPE_CHECKING:
 
     from execbench.report.setting import Setting
 
+OF_ISOLATED = "isolated CPUs, caused by this workload"
 GROUPS = {
     "what callers see": ("throughput", "p50", "p90", "p99", "largest", "api_share"),
     "per operation": ("rounds", "flushes", "interruptions", "stolen"),
-    "isolated CPUs": ("isolated_hourly", "isolated_longest"),
+    OF_ISOLATED: ("isolated_hourly", "isolated_longest"),
     "memory for text": ("asked", "reserved", "waste", "leaves_4k", "leaves_2m"),
 }
 ARRIVING_GROUPS = {
@@ -37,7 +48,12 @@ ARRIVING_GROUPS = {
 }  # fmt: skip
 DEFERRED_GROUPS = {"from the request to its end": ("p50", "p90", "p99", "largest", "api_share"),
                    "per operation": ("rounds", "flushes")}  # fmt: skip
-WITH_INTERVAL = ("throughput", "p50", "p90", "p99", "api_share")
+SHORT = {"isolated_hourly": "per isolated CPU and hour", "isolated_longest": "longest"}
+"""Titles of columns whose group says the rest."""
+Groups: TypeAlias = dict[str, tuple[str, ...]]
+MOST_COLUMNS = 9
+"""Figures of one table; more of them are cut off on a page 1200 pixels wide."""
+WITH_INTERVAL = ("throughput", "p50", "p90", "p99", "api_share", "isolated_hourly")
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -112,24 +128,40 @@ def _blocks(frame: pd.DataFrame, swept: bool) -> Iterator[dict[str, Any]]:
         if rows["mode"].iloc[0] == "deferred":
             groups = DEFERRED_GROUPS
         groups = {title: group for title, group in groups.items() if shown(rows, group[0])}
-        names = [name for group in groups.values() for name in group]
-        firsts = {group[0] for group in groups.values()}
-        units = units_of(rows)
         yield {
             "heading": heading(str(point), str(client), str(kind), rows),
             "folded": swept or not inside_api(rows),
             "unsteady": list(unsteady(rows)),
             "few_cycles": few_cycles(rows),
-            "groups": [{"title": title, "span": len(group)} for title, group in groups.items()],
-            "columns": [
-                {"title": BY_NAME[name].title, "meaning": BY_NAME[name].meaning, "first": name in firsts,
-                 "unit": "1/s" if BY_NAME[name].scale == "rate" else units[name].name} for name in names
-            ],
-            "rows": [
-                {"arm": row["arm"], "status": row["status"], "refused": row["refused"], "colour": colours[row["arm"]],
-                 "cells": [_cell(row, name, units[name], name in firsts) for name in names]} for row in records(rows)
-            ],
-        }  # fmt: skip
+            "isolated": LONGEST_IS_A_SUM if OF_ISOLATED in groups else "",
+            "tables": [_table(rows, part, colours) for part in _parts(groups)],
+        }
+
+
+def _parts(groups: Groups) -> list[Groups]:
+    """Return the groups of one table, or of two above each other where one would not fit on a page."""
+    if sum(map(len, groups.values())) <= MOST_COLUMNS:
+        return [groups]
+    (first, names), *rest = groups.items()
+    return [{first: names}, dict(rest)]
+
+
+def _table(rows: pd.DataFrame, groups: Groups, colours: Mapping[str, str]) -> dict[str, Any]:
+    """Return one table: its groups of columns, the columns, a row per arm."""
+    names = [name for group in groups.values() for name in group]
+    firsts = {group[0] for group in groups.values()}
+    units = units_of(rows)
+    return {
+        "groups": [{"title": title, "span": len(group)} for title, group in groups.items()],
+        "columns": [
+            {"title": SHORT.get(name, BY_NAME[name].title), "meaning": BY_NAME[name].meaning, "first": name in firsts,
+             "unit": "1/s" if BY_NAME[name].scale == "rate" else unit_words(name, units[name])} for name in names
+        ],
+        "rows": [
+            {"arm": row["arm"], "status": row["status"], "refused": row["refused"], "colour": colours[row["arm"]],
+             "cells": [_cell(row, name, units[name], name in firsts) for name in names]} for row in records(rows)
+        ],
+    }  # fmt: skip
 
 
 def _cell(row: Mapping[str, Any], name: str, unit: Any, first: bool) -> dict[str, Any]:

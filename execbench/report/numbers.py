@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MISSING = "-"
+LARGE = 10_000.0
+"""From here on thousands are set apart, and digits that an estimate does not know are rounded away."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +38,34 @@ def unit_for(values: Iterable[float], scale: str) -> Unit:
 
 
 def decimals_for(value: float, half_width: float = 0.0) -> int:
-    """Decimals that show three significant digits, or a fourth where the half-width is below a unit of the third."""
+    """Decimals that show three significant digits, or a fourth where the half-width is below a unit of the third.
+
+    Below 0, from LARGE on, they say how many digits before the point are rounded away.
+    """
     if not math.isfinite(value) or value == 0:
         return 0
     magnitude = math.floor(math.log10(abs(value)))
     decimals = 2 - magnitude
     if 0 < half_width < 10.0**-decimals:
         decimals += 1
-    return min(max(decimals, 0), 6)
+    return min(decimals if abs(value) >= LARGE else max(decimals, 0), 6)
 
 
 def number(value: float, half_width: float = 0.0) -> str:
-    """`value` with three significant digits; whole numbers without decimals; '-' for NaN."""
+    """`value` with three significant digits; whole numbers exact and without decimals; '-' for NaN."""
     if math.isnan(value):
         return MISSING
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     if half_width == 0 and value == round(value):
-        return f"{value:.0f}"
-    return f"{value:.{decimals_for(value, half_width)}f}"
+        return _fixed(value, 0)
+    return _fixed(value, decimals_for(value, half_width))
+
+
+def _fixed(value: float, decimals: int) -> str:
+    """`value` with so many decimals, or digits rounded away; thousands are set apart from LARGE on."""
+    rounded = round(value, decimals) if decimals < 0 else value
+    return f"{rounded:{',' if abs(rounded) >= LARGE else ''}.{max(decimals, 0)}f}"
 
 
 def bounds(value: float, low: float, high: float) -> str:
@@ -63,7 +74,7 @@ def bounds(value: float, low: float, high: float) -> str:
         return ""
     half = (high - low) / 2
     decimals = decimals_for(max(abs(value), half), half)
-    return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
+    return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
 
 
 def interval(value: float, low: float, high: float) -> str:

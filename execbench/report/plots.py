@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PHASES = ("queue", "copy", "verify", "jit", "alloc", "write", "finalize", "seal", "publish")
 DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "execbench", "svg.fonttype": "none",  # text stays text: small, selectable
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
@@ -53,9 +54,40 @@ def hex_palette(arms: Sequence[str]) -> dict[str, str]:
     return {arm: to_hex(colour) for arm, colour in palette(arms).items()}
 
 
-def dashes(arms: Sequence[str]) -> dict[str, Any]:
-    """Return a line style per arm, so that lines can be told apart without colour."""
-    return {arm: DASHES[number % len(DASHES)] for number, arm in enumerate(arms)}
+def lines(arms: Sequence[str], remarks: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return how each arm's line is drawn, so that lines are told apart without colour and where they coincide.
+
+    Colour, dashes and marker by the place of the arm; a line that is drawn later is thinner than those below it and has
+    its markers elsewhere. `remarks` of some arms stand in the legend behind their names.
+    """
+    colours, last = palette(arms), max(len(arms) - 1, 1)
+    return {
+        arm: {"color": colours[arm], "linestyle": DASHES[number % len(DASHES)], "linewidth": 3.0 - 1.8 * number / last,
+              "marker": MARKERS[number % len(MARKERS)], "markersize": 5.5, "markeredgecolor": "white",
+              "markeredgewidth": 0.5, "markevery": (0.15 * number / len(arms), 0.15), "zorder": 2 + number / len(arms),
+              "label": f"{arm} ({words})" if (words := (remarks or {}).get(arm)) else arm}
+        for number, arm in enumerate(arms)
+    }  # fmt: skip
+
+
+def coinciding(panels: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]) -> dict[str, str]:
+    """Say of an arm whose line cannot be seen alone why: it is 0, or the same as an earlier arm's in all panels.
+
+    `panels` has the values of each arm's line (NaN where it has none) by the name of the panel.
+    """
+    said: dict[str, str] = {}
+    arms = list(next(iter(panels.values()), {}))
+    for number, arm in enumerate(arms):
+        zero = [name for name, of in panels.items() if not np.any(np.nan_to_num(of[arm]))]
+        same = [other for other in arms[:number]
+                if all(np.array_equal(of[arm], of[other], equal_nan=True) for of in panels.values())]  # fmt: skip
+        if zero and len(zero) == len(panels):
+            said[arm] = "0 throughout"
+        elif same:
+            said[arm] = f"same as {same[0]}"
+        elif zero:
+            said[arm] = f"0 {' and '.join(zero)}"
+    return said
 
 
 @contextmanager
@@ -87,23 +119,25 @@ def svg(figure: Figure) -> str:
 def latency_plot(results: Frames, cells: pd.DataFrame, client: str, kind: str) -> str:
     """Distribution of the latency per arm: the share done within x, and on the right the share still running (tail)."""
     arms = _arms(cells)
-    colours, styles = palette(arms), dashes(arms)
     data = _histograms(results, cells, client, kind, (TOTAL,))
     totals = results.table("totals")
     totals = totals[(totals["client"] == client) & (totals["kind"] == kind)]
     unfinished = totals.groupby("cell")["unfinished"].sum()
+    laws: dict[str, np.ndarray[Any, Any]] = {}
+    for arm, rows in data.groupby("arm", sort=False):
+        counts = rows.groupby("bucket")["count"].sum().sort_index()
+        ends = np.array([bounds(int(b))[1] for b in counts.index], dtype=float)
+        done = counts.cumsum().to_numpy() / (counts.sum() + unfinished[rows["cell"].unique()].sum())
+        laws[str(arm)] = np.stack([ends, done])
+    styles = lines(arms, coinciding({"": laws}))
     ends_of_body: list[float] = []
     with drawing(1, 2, 3.6) as (figure, (body, tail)):
-        for arm, rows in data.groupby("arm", sort=False):
-            counts = rows.groupby("bucket")["count"].sum().sort_index()
-            ends = np.array([bounds(int(b))[1] for b in counts.index], dtype=float)
-            done = counts.cumsum().to_numpy() / (counts.sum() + unfinished[rows["cell"].unique()].sum())
-            line = {"color": colours[str(arm)], "linestyle": styles[str(arm)], "linewidth": 1.5, "label": str(arm)}
-            body.step(ends, done, where="post", **line)
+        for arm, (ends, done) in laws.items():
+            body.step(ends, done, where="post", **styles[arm])
             within = np.searchsorted(done[:-1], (0.001, 0.99))  # without the last: 99 % may never be done
             ends_of_body += ends[within].tolist()
             # The tail begins at 1 and ends with the largest operation: 1/n, then nothing.
-            tail.step(ends, np.concatenate([[1.0], 1 - done[:-1]]), where="pre", **line)
+            tail.step(ends, np.concatenate([[1.0], 1 - done[:-1]]), where="pre", **styles[arm])
         body.set(xscale="log", ylim=(0, 1), xlim=(min(ends_of_body) / 1.2, max(ends_of_body) * 1.2))
         tail.set(yscale="log", xscale="log")
         body.set(xlabel=f"latency of a {kind} (log scale)", ylabel=f"share of {kind}s done [%]")
@@ -146,14 +180,14 @@ def api_phases(client: str) -> frozenset[str]:
 
 def disturbance_plot(results: Frames, cells: pd.DataFrame) -> str:
     """What the other CPUs see over time, per arm: interruptions per CPU and second, the share of time stolen."""
-    arms = _arms(cells)
-    colours, styles = palette(arms), dashes(arms)
     data = _others(results, cells)
+    series = {str(arm): rows[["interruptions_per_s", "stolen_share"]].to_numpy()
+              for arm, rows in data.groupby("arm", sort=False)}  # fmt: skip
+    styles = lines(_arms(cells), coinciding({"": series}))
     with drawing(1, 2, 3.3, sharex=True) as (figure, (hits, stolen)):
         for arm, rows in data.groupby("arm", sort=False):
-            line = {"color": colours[str(arm)], "linestyle": styles[str(arm)], "linewidth": 1.3, "label": str(arm)}
-            hits.plot(rows["t_ns"] / 1e9, rows["interruptions_per_s"], **line)
-            stolen.plot(rows["t_ns"] / 1e9, rows["stolen_share"] * 100, **line)
+            hits.plot(rows["t_ns"] / 1e9, rows["interruptions_per_s"], **styles[str(arm)])
+            stolen.plot(rows["t_ns"] / 1e9, rows["stolen_share"] * 100, **styles[str(arm)])
         hits.set(xlabel="simulated time [s]", ylabel="interruptions per CPU [1/s]", ylim=(0, None))
         stolen.set(xlabel="simulated time [s]", ylabel="CPU time stolen [%]", ylim=(0, None))
         hits.set_title("Interruptions of the other CPUs")
@@ -168,17 +202,22 @@ def axis_plot(frame: pd.DataFrame, key: str) -> str:
     `frame` is the comparison with a numeric column `axis` in place of the points; refused arms keep their colours.
     """
     arms = list(dict.fromkeys(frame["arm"]))
-    colours, styles = palette(arms), dashes(arms)
+    colours = palette(arms)
     frame = frame[frame["refused"] == ""]
     unit = unit_for(frame["p50"].to_numpy(), "time")
     panels = (("p50", f"median latency [{unit.name}]", unit.factor), ("rounds", "rounds per operation", 1.0),
               ("interruptions", "interruptions per operation", 1.0))  # fmt: skip
+    tables = {name: frame.pivot(index="arm", columns="axis", values=name) for name, _, _ in panels}
+    rank = {arm: number for number, arm in enumerate(arms)}
+    styles = lines(arms, coinciding({
+        name: {arm: table.loc[arm].to_numpy(float) for arm in sorted(table.index, key=rank.__getitem__)}
+        for name, table in tables.items()
+    }))  # fmt: skip
     with drawing(1, 3, 3.5) as (figure, axes):
         for (name, title, factor), panel in zip(panels, axes, strict=True):
             for arm, rows in frame.groupby("arm", sort=False):
                 here = rows.sort_values("axis")
-                style = {"color": colours[str(arm)], "linestyle": styles[str(arm)], "linewidth": 1.5}
-                panel.plot(here["axis"], here[name] / factor, marker="o", markersize=3.5, label=str(arm), **style)
+                panel.plot(here["axis"], here[name] / factor, **{**styles[str(arm)], "markevery": 1})
                 panel.fill_between(here["axis"], here[f"{name}_low"] / factor, here[f"{name}_high"] / factor,
                                    color=colours[str(arm)], alpha=0.15, linewidth=0)  # fmt: skip
             panel.set(xlabel=key, ylabel=title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ SPEED = (
 EFFECTS = (
     Field(("rounds", "flushes")),
     Field(("interruptions", "stolen")),
-    Field(("isolated_hourly", "isolated_longest")),
+    Field(("isolated_hourly",), with_interval=True),
+    Field(("isolated_longest",)),
     Field(("asked", "reserved", "waste")),
     Field(("leaves_4k", "leaves_2m")),
 )
@@ -53,6 +55,11 @@ DEFERRED = (
     Field(("rounds", "flushes")),
 )
 SWEPT = ("p50", "p99", "api_share", "rounds", "interruptions", "stolen")  # what a study with an axis shows in text
+HEAD = 16  # columns that a title may take before it goes on in the next line
+LONGEST_IS_A_SUM = (
+    "longest interruption of an isolated CPU: every handler takes its median cost, without a spread from call to call, "
+    "so it is a sum of constants (how much came together), no worst case of a real machine"
+)
 FAMILIES = (("p50", "p90", "p99", "largest"), ("queue", "service"), ("asked", "reserved", "waste"))
 
 
@@ -191,6 +198,8 @@ def notes(rows: pd.DataFrame) -> Iterator[str]:
                 said.setdefault(reason, []).append(f"{column.title} of {row['arm']}")
     for reason, figures in said.items():
         yield f"{reason}: {_some(figures)}"
+    if shown(rows, "isolated_longest") and rows["mode"].iloc[0] != "deferred":
+        yield LONGEST_IS_A_SUM
 
 
 def reasons(estimate: Estimate) -> Iterator[str]:
@@ -277,11 +286,16 @@ def units_of(rows: pd.DataFrame) -> dict[str, Unit]:
             for family in (*FAMILIES, *alone) for name in family}  # fmt: skip
 
 
+def unit_words(name: str, unit: Unit) -> str:
+    """What stands below a title: the unit that the column has of its own, or the one chosen for its values."""
+    return BY_NAME[name].per_unit or ("/s" if BY_NAME[name].scale == "rate" else unit.name)
+
+
 def _title(field: Field, units: Mapping[str, Unit]) -> str:
     """A figure above its unit, or several figures with their units (said once where they share it)."""
-    words = [(BY_NAME[name].title, "/s" if BY_NAME[name].scale == "rate" else units[name].name) for name in field.names]
+    words = [(BY_NAME[name].title, unit_words(name, units[name])) for name in field.names]
     if len(words) == 1:
-        return "\n".join(words[0])
+        return "\n".join([*textwrap.wrap(words[0][0], HEAD), words[0][1]])
     shared = len({unit for _, unit in words}) == 1
     return "\n".join(title if shared and n else f"{unit} {title}".strip() for n, (title, unit) in enumerate(words))
 

@@ -15,6 +15,7 @@ from execbench.study.arms import Arm, label, parse_arm, split_arms
 from execbench.study.load import Layer, Layers, TomlFile, read
 from execbench.study.overrides import ROOTS, apply, merged, parse_set, root_checked
 from execbench.study.spec import SCHEMA, Spec, StudyFile, WorkloadFile, cell_id, checked
+from execbench.units import show_time, time_ns
 
 __all__ = ["NAMES", "Asked", "Cell", "Point"]
 
@@ -85,6 +86,7 @@ class Point:
         with Layers([Layer.of_file(self.workload_file, self.workload_file.table)]).located():
             self.workload = checked(WorkloadFile, self.workload_file.table)
         self.tables = self._tables()
+        self._check_window()
         with self.layers.located():
             self._check_names()
             self.run, self.replications = resolve.run(self.tables["run"], self.workload.workload.horizon)
@@ -139,6 +141,18 @@ class Point:
                 known = list(self.workload.client)
                 raise InputError(f"client.{name}", name, ", ".join(known), did_you_mean(name, known) or
                                  f"the clients of workload {self.workload_file.name} are meant")  # fmt: skip
+
+    def _check_window(self) -> None:
+        """Refuse a warm-up that leaves nothing of the duration; the message names both and where each comes from."""
+        try:
+            warmup, duration = (time_ns(self.tables["run"][name]) for name in ("warmup", "duration"))
+        except (KeyError, InputError):
+            return  # resolve.run says what is wrong with it
+        if warmup >= duration:
+            where = " and ".join(self.layers.where(f"run.{name}") for name in ("duration", "warmup"))
+            raise InputError(where, f"a duration of {show_time(duration)} with a warm-up of {show_time(warmup)}",
+                             "a duration that is longer than its warm-up, which it includes",
+                             "lengthen --duration (run.duration) or shorten --warmup (run.warmup)")  # fmt: skip
 
     def _declared(self) -> None:
         """Refuse an architecture that the workload says it does not speak of, or a client cannot have."""

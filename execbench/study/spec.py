@@ -135,7 +135,6 @@ class X86Features(_Table):
     ipi: Literal["shorthand", "mask", "hypercall"] = "shorthand"
     invlpgb: bool = False
     invlpgb_count_max: Annotated[int, Field(ge=1, le=65_536)] = 1
-    serialize: bool = False
     fred: bool = False
     its: bool = False
     fineibt: bool = False

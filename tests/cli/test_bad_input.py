@@ -24,7 +24,42 @@ RUN = ("run", "-w", "bpf")
         ((*RUN, "--cpus", "many"), 2, ("--cpus", "integer")),
         ((*RUN, "-d", "5"), 2, ("--duration", "'5'", "5", "ns, us, ms")),
         ((*RUN, "-d", "5parsecs"), 2, ("--duration", "5parsecs")),
-        ((*RUN, "-d", "1s", "--warmup", "2s"), 2, ("warmup",)),
+        ((*RUN, "-d", "1s", "--warmup", "2s"), 2, ("--duration and --warmup: got", "1.00 s with a warm-up of 2.00 s")),
+        (
+            (*RUN, "-d", "100ms"),
+            2,
+            (
+                "--duration and ",
+                "run.warmup: got",
+                "100 ms with a warm-up of 500 ms",
+                "lengthen --duration",
+                "shorten --warmup",
+            ),
+        ),
+        ((*RUN, "-s", "run.warmup=9s"), 2, ("run.duration and --set run.warmup: got", "of 9.00 s", "longer than")),
+        ((*RUN, "--warmup", "5parsecs"), 2, ("--warmup", "5parsecs")),
+        (
+            (*RUN, "-b", "user-mmap", "-b", "user-dual-map[alias=temporary]"),
+            2,
+            (
+                "--backend: got user-mmap, user-dual-map[alias=temporary], which cannot serve workload bpf",
+                "bpf text",
+                "backends that can: alloc-write-map, bpf_prog_pack",
+                "vmalloc-exec;",
+                "with -w: user-jit",
+            ),
+        ),
+        (
+            ("run", "-w", "user-jit", "-b", "module_alloc"),
+            2,
+            (
+                "module_alloc, which cannot serve workload user-jit",
+                "user text",
+                "backends that can: user-dual-map, user-mmap, user-mprotect;",
+                "with -w: bpf",
+            ),
+        ),
+        ((*RUN, "-m", "arm64-server-128", "-b", "execmem-rox-copy"), 2, ("this machine", "ARCH_HAS_EXECMEM_ROX")),
         ((*RUN, "-r", "0"), 2, ("--replications",)),
         ((*RUN, "-j", "0"), 2, ("--jobs", "from 1 on")),
         ((*RUN, "-s", "machin.topology.cpus=3"), 2, ("machin", "did you mean 'machine'?")),
@@ -54,8 +89,8 @@ def test_message_and_exit_code(arguments, code, words, capsys, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("def broken(:\n", ("mine.py", "invalid syntax")),
-        ("import nonexistent_module\n", ("mine.py", "nonexistent_module")),
+        ("x = 1\ndef broken(:\n", ("--backend ./mine.py, line 2: got SyntaxError: invalid syntax",)),
+        ("\n\nimport nonexistent_module\n", ("./mine.py, line 3: got ModuleNotFoundError", "nonexistent_module")),
         ("x = 1\n", ("--backend", "0 backends", "alloc")),
     ],
 )
@@ -66,7 +101,13 @@ def test_plugin_that_does_not_load(source, words, capsys, tmp_path, monkeypatch)
     err = capsys.readouterr().err
     assert not [word for word in words if word not in err], err
     assert "Traceback" not in err
+    assert "execbench_plugin_" not in err
     assert not (tmp_path / "results").exists()
+    assert main(["check", "./mine.py"]) == 2
+    err = capsys.readouterr().err
+    assert "execbench_plugin_" not in err
+    if words[-1] != "alloc":
+        assert "BACKEND ./mine.py, line " in err
 
 
 def test_results_of_another_study_are_not_overwritten(small, capsys):

@@ -89,6 +89,23 @@ def test_bad_input_is_one_readable_line(arguments, said, capsys):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_backend_that_applies_nowhere_was_not_checked(more, capsys):
+    assert main(["check", "execmem-rox-copy", "-a", "arm64", "-a", "riscv64", *more]) == 5
+    said = capsys.readouterr()
+    assert "only x86_64 selects" in said.out
+    assert said.err == ""
+    assert main(["check", "execmem-rox-copy", "-a", "arm64", "-a", "x86_64", *more]) == 0
+
+
+def test_a_plug_in_without_support_breaks_a_rule_though_there_is_no_place(tmp_path, capsys):
+    verbs = "".join(f"    def {verb}(self): ...\n" for verb in ("start", "alloc", "write", "finalize", "free", "usage"))
+    text = "from dataclasses import dataclass\n@dataclass(frozen=True, kw_only=True)\nclass Mine:\n" + verbs
+    (tmp_path / "mine.py").write_text(text)
+    assert main(["check", "./mine.py"]) == 1
+    assert "declares its support" in capsys.readouterr().out
+
+
 def test_a_file_is_never_overwritten(tmp_path, capsys):
     (tmp_path / "mine.py").write_text("precious")
     assert main(["new", "backend", "mine.py"]) == 2

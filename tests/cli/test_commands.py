@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import execbench
+from execbench.cli import main
 
+MACHINES = Path(__file__).parents[2] / "configs/machines"
 HEAVY = ("pandas", "scipy", "seaborn", "matplotlib", "pyarrow", "numpy", "pydantic", "simpy", "jinja2")
 
 
@@ -104,6 +106,66 @@ def test_list(command, what):
 def test_list_costs_of_a_machine_has_value_evidence_and_source(command):
     rows = json.loads(command("list", "costs", "-m", "server-64", "--json").stdout)
     assert all(row["value"] and row["evidence"] and row["source"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["backends", "backends --matrix", "workloads", "machines", "kernels", "costs", "costs -m server-64", "metrics"],
+)  # fmt: skip
+def test_lists_fit_a_terminal_and_are_whole_when_wide(what, capsys):
+    assert main(["list", *what.split()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert main(["list", *what.split(), "--wide"]) == 0
+    wide = capsys.readouterr().out.splitlines()
+    assert main(["list", *what.split(), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(wide) == len(rows) + 2  # head and rule
+    assert wide[0].split() == list(rows[0])
+    words = {word for line in lines for word in line.split()}
+    for row, line in zip(rows, wide[2:], strict=True):
+        assert all(" ".join(str(value).split()) in " ".join(line.split())
+                   for value in row.values() if value not in (None, True, False)), row  # fmt: skip
+        assert str(next(iter(row.values()))) in words  # names are never folded
+
+
+def test_a_machine_file_that_lacks_costs_is_told_which(tmp_path, capsys):
+    from execbench.costs import CATALOGUE
+
+    stated = 'value = "10ns", range = ["1ns", "20ns"], evidence = "assumed", source = "a guess"'
+    costs = [name for name, entry in CATALOGUE.items() if "arm64" in entry.arch and name not in ("isb", "ipi_send")]
+    assert len(costs) == len([name for name, entry in CATALOGUE.items() if "arm64" in entry.arch]) - 2
+    file = tmp_path / "half.toml"
+    file.write_text('arch = "arm64"\n[costs]\n' + "".join(f"{name} = {{ {stated} }}\n" for name in costs))
+    assert main(["list", "costs", "-m", str(file), "--json"]) == 0
+    said = capsys.readouterr()
+    rows = {row["cost"]: row for row in json.loads(said.out)}
+    missing = [name for name, row in rows.items() if row["evidence"] == "missing"]
+    assert {"isb", "ipi_send"} <= set(missing)
+    assert all(name.startswith("client.") for name in {*missing} - {"isb", "ipi_send"})
+    assert rows["isb"]["value"] is None
+    assert rows[costs[0]]["value"] == "10 ns"
+    (line,) = said.err.splitlines()
+    assert f"has no value for {len(missing)} of the costs" in line
+    assert line.endswith(", ".join(missing))
+    file.write_text("[costs]\n")
+    assert main(["list", "costs", "-m", str(file)]) == 2
+    assert "arch: got nothing; allowed: x86_64, arm64, riscv64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("machine", [path.stem for path in sorted(MACHINES.glob("*.toml"))])
+def test_shipped_machines_lack_nothing(machine, capsys):
+    assert main(["list", "costs", "-m", machine, "--json"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert all(row["value"] for row in json.loads(said.out))
+
+
+def test_metrics_have_their_units(capsys):
+    assert main(["list", "metrics", "--json"]) == 0
+    units = {row["metric"]: row["unit"] for row in json.loads(capsys.readouterr().out)}
+    some = [units[name] for name in ("isolated_hourly", "interruptions", "p50", "throughput")]
+    assert some == ["1/h", "1", "ns", "1/s"]
 
 
 def test_sweep_dry_run_computes_nothing(command, tmp_path):

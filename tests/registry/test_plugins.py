@@ -17,7 +17,8 @@ def test_shipped_backends_and_clients_are_found_by_either_spelling() -> None:
     assert class_for("backends", "module-alloc", "-b") is ModuleAlloc
     assert class_for("clients", "bpf", "client") is Bpf
     assert {"module_alloc", "bpf_prog_pack"} <= set(names("backends"))
-    assert names("clients") == ["bpf", "jit"]
+    assert {"bpf", "jit"} <= set(names("clients"))
+    assert names("clients") == sorted(names("clients"))
 
 
 def test_names_are_kebab_but_for_the_kernels_own() -> None:
@@ -49,14 +50,35 @@ def test_the_class_is_chosen_by_name_where_a_file_has_several(here: Path) -> Non
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [("import nothing_like_this\n", r"ModuleNotFoundError: .*\(line 1\)"), ("x = (\n", "SyntaxError"),
-     ("\nraise SystemExit(3)\n", r"SystemExit: 3 \(line 2\)"), ("x = 1\n", "0 backends"),
+    [("import nothing_like_this\n", r"^-b ./mine.py, line 1: got ModuleNotFoundError: "),
+     ("\nx = (\n", r"^-b ./mine.py, line 2: got SyntaxError: '\(' was never closed; "),
+     ("\nraise SystemExit(3)\n", r"^-b ./mine.py, line 2: got SystemExit: 3"), ("x = 1\n", "0 backends"),
      ("class Mine:\n    def alloc(self): ...\n", "class Mine without start, write, finalize, free, usage")],
 )  # fmt: skip
 def test_a_plug_in_that_does_not_load_says_why(source: str, said: str) -> None:
     for _ in range(2):  # nothing half-loaded is left behind
         with pytest.raises(PluginError, match=said):
             class_for("backends", "mine", "-b ./mine.py", source)
+
+
+def test_a_mistake_is_placed_in_the_file_that_was_read(tmp_path: Path) -> None:
+    file = tmp_path / "deep.py"
+    file.write_text("def good():\n    pass\n\n  bad = 1\n", encoding="utf-8")
+    source = source_of(str(file), "BACKEND")
+    with pytest.raises(PluginError) as caught:
+        class_for("backends", "deep", "BACKEND", source)
+    assert caught.value.where == f"BACKEND {file}, line 4"
+    assert caught.value.given.startswith("IndentationError: unindent does not match")
+    assert "execbench_plugin_" not in str(caught.value)
+
+
+def test_a_mistake_in_a_module_that_a_plug_in_imports_keeps_its_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "helper_of_mine.py").write_text("x = 1\ny = (\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError, match=r"-b \./mine\.py, line 3: got SyntaxError: .*helper_of_mine\.py, line 2"):
+        class_for("backends", "mine", "-b ./mine.py", "\n\nimport helper_of_mine\n")
 
 
 def test_a_class_that_is_no_frozen_dataclass_is_refused() -> None:

@@ -141,6 +141,24 @@ def _replication(rows: dict[str, list[dict[str, Any]]], rng: np.random.Generator
                          for k, v in enumerate(top) for kind in ("free", "load")]  # fmt: skip
 
 
+def isolated(results: Synthetic) -> None:
+    """Give made-up results the two figures of a machine with isolated CPUs."""
+    metrics = results.frames["metrics"]
+    keys = metrics[["cell", "replication"]].drop_duplicates()
+    extra = [{"client": "", "kind": "", "cell": cell, "replication": r, "metric": name, "unit": unit, "n": 24,
+              "value": value * (1 + (r == 3))}
+             for cell, r in keys.itertuples(index=False)
+             for name, unit, value in (("isolated_interruptions_per_hour", "1/h", 1_200_000.0),
+                                       ("isolated_longest_ns", "ns", 7_000.0))]  # fmt: skip
+    results.frames["metrics"] = pd.concat([metrics, pd.DataFrame(extra)], ignore_index=True)
+
+
+@pytest.fixture(scope="session")
+def add_isolated() -> Callable[[Synthetic], None]:
+    """Give results isolated CPUs: nine replications of 1,200,000 interruptions an hour, one of twice as many."""
+    return isolated
+
+
 @pytest.fixture(scope="session")
 def make_results() -> Callable[..., Synthetic]:
     """Make results of the size a test needs."""

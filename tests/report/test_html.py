@@ -78,6 +78,44 @@ def test_every_plot_is_inline_and_well_formed(html):
     assert "mean time per operation [" in html
 
 
+def tables(html):
+    """The comparison's tables: per table the titles of its groups, the titles of its columns and the number of rows."""
+    found = []
+    for text in re.findall(r'<table class="figures">(.*?)</table>', html, flags=re.DOTALL):
+        groups = re.findall(r'<th class="group first" colspan="\d+">(.*?)</th>', text)
+        columns = re.findall(r'<th(?: class="first")? title="[^"]*">(.*?)<span class="unit">(.*?)</span>', text)
+        found.append((groups, columns, text.count('class="swatch"')))
+    return found
+
+
+def test_no_table_is_wider_than_a_page(html):
+    callers, memory, deferred = tables(html)
+    assert callers[0] == ["what callers see"]
+    assert memory[0] == ["per operation", "memory for text"]
+    assert deferred[0] == ["from the request to its end", "per operation"]
+    for _, columns, rows in (callers, memory, deferred):
+        assert 2 < len(columns) <= 11  # twelve figures with intervals were 1400 pixels wide
+        assert rows == 7  # every arm in every table
+    assert len(callers[1]) <= 9
+
+
+def test_isolated_cpus_have_unit_interval_and_cause(make_results, add_isolated):
+    results = make_results(replications=10)
+    add_isolated(results)
+    found = page(results, comparison(results), setting_of(results))
+    groups, columns, _ = tables(found)[1]
+    assert "isolated CPUs, caused by this workload" in groups
+    assert ("per isolated CPU and hour", "1/h") in columns
+    assert "1,320,000<small>[1,050,000, 1,590,000]</small>" in found
+    assert found.count("it is a sum of constants (how much came together)") == 1
+    assert "isolated CPU:" not in page(*_plain(make_results))
+
+
+def _plain(make_results):
+    results = make_results(replications=2)
+    return results, comparison(results), setting_of(results)
+
+
 def test_text_from_files_is_escaped(html):
     assert "&lt;who&gt; pays" in html
     assert "<who>" not in html

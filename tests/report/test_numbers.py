@@ -12,7 +12,9 @@ from execbench.report.numbers import bounds, interval, number, unit_for, with_un
 @pytest.mark.parametrize(
     ("value", "half", "text"),
     [(0, 0, "0"), (3, 0, "3"), (2.4, 0, "2.40"), (312.4, 0, "312"), (1234.5, 0, "1234"), (0.01234, 0, "0.0123"),
-     (312.44, 0.3, "312.4"), (12.3, 5, "12.3"), (math.nan, 0, "-"), (math.inf, 0, "inf"), (1e-9, 0, "0.000000")],
+     (312.44, 0.3, "312.4"), (12.3, 5, "12.3"), (math.nan, 0, "-"), (math.inf, 0, "inf"), (1e-9, 0, "0.000000"),
+     (16384, 0, "16,384"), (9999, 0, "9999"), (2_641_536.4, 0, "2,640,000"), (2_641_536.4, 4e4, "2,640,000"),
+     (2_641_536.4, 4e3, "2,642,000"), (-12345.6, 0, "-12,300")],
 )  # fmt: skip
 def test_three_digits_and_a_fourth_for_a_narrow_interval(value, half, text):
     assert number(value, half) == text
@@ -21,6 +23,11 @@ def test_three_digits_and_a_fourth_for_a_narrow_interval(value, half, text):
 def test_interval_has_the_decimals_of_its_value():
     assert interval(12.34, 11.94, 12.84) == "12.3 [11.9, 12.8]"
     assert interval(12.34, math.nan, math.nan) == "12.3"
+
+
+def test_interval_of_a_large_value_is_rounded_like_it():
+    assert interval(2_641_536, 2_531_111, 2_751_961) == "2,640,000 [2,530,000, 2,750,000]"
+    assert bounds(10_500.2, 9_900.4, 11_100.6) == "[9900, 11,100]"
 
 
 def test_wide_interval_has_no_more_digits_than_it_deserves():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import pandas as pd
 import pytest
 
 from execbench.report.comparison import comparison
@@ -78,19 +77,29 @@ def test_sweep_shows_one_table_per_figure(swept):
     assert "(x86_64, 2, 64, 256 CPUs)" in " ".join(text.split())
 
 
-def test_isolated_cpus_are_shown_only_where_the_machine_has_some(make_results):
+def test_isolated_cpus_are_shown_only_where_the_machine_has_some(make_results, add_isolated):
     """A table without isolated CPUs does not mention them; with some, their rate and the longest stand there."""
     results = make_results(replications=10)
-    plain = comparison(results)
-    assert "isolated/h" not in render(plain, setting_of(results))
-    metrics = results.frames["metrics"]
-    keys = metrics[["cell", "replication"]].drop_duplicates()
-    extra = [{"client": "", "kind": "", "cell": cell, "replication": r, "metric": name, "unit": unit, "n": 24,
-              "value": value * (1 + (r == 3))}
-             for cell, r in keys.itertuples(index=False)
-             for name, unit, value in (("isolated_interruptions_per_hour", "1", 1200.0),
-                                       ("isolated_longest_ns", "ns", 7_000.0))]  # fmt: skip
-    results.frames["metrics"] = pd.concat([metrics, pd.DataFrame(extra)], ignore_index=True)
-    text = render(comparison(results), setting_of(results), width=200)
-    assert "isolated/h" in text
+    plain = render(comparison(results), setting_of(results))
+    assert "isolated" not in plain
+    add_isolated(results)
+    frame = comparison(results)
+    text = render(frame, setting_of(results), width=200)
+    for words in ("interrupts of an", "isolated CPU by", "this workload", "1/h", "longest on an"):
+        assert words in text
+    # Nine replications of 1,200,000 and one of twice as much: the mean with its t interval, thousands set apart.
+    assert "1,320,000" in text
+    assert "[1,050,000, 1,590,000]" in text
+    assert frame["isolated_hourly_low"].iloc[0] == pytest.approx(1.32e6 - 2.262157 * 1.2e5)
     assert "14" in text.split("longest")[1]  # the longest of all replications, in us
+    words = " ".join(text.split())
+    assert words.count("every handler takes its median cost") == 1  # below what callers wait for, not below the rest
+    assert "it is a sum of constants" in words
+
+
+def test_isolated_figures_have_their_unit():
+    from execbench.report.columns import BY_NAME
+
+    assert BY_NAME["isolated_hourly"].unit == "1/h"
+    assert BY_NAME["interruptions"].unit == "1"
+    assert BY_NAME["p50"].unit == "ns"
