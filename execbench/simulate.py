@@ -13,6 +13,7 @@ from execbench.errors import Deadlock, PluginError, SimulatedFailure
 from execbench.kernel.rcu import flavour_rules
 from execbench.kernel.releases import Release, release_from
 from execbench.kernel.shared import Shared
+from execbench.record import layout
 from execbench.record.machine import MachineRecorder
 from execbench.record.operations import OperationRecorder
 from execbench.registry.files import data_path, rows_of
@@ -171,11 +172,13 @@ def _of_the_machine(world: World) -> Iterator[_Row]:
         yield f"stolen_ns_{group}", "", "", "ns", float(stolen), cpus
     if (isolated := observer.isolated()) is not None:
         hourly, longest = isolated
-        yield "isolated_interruptions_per_hour", "", "", "1", hourly, world.machine.isolated
+        yield "isolated_interruptions_per_hour", "", "", "1/h", hourly, world.machine.isolated
         yield "isolated_longest_ns", "", "", "ns", float(longest), world.machine.isolated
     for i, name in enumerate(_MEMORY):
         unit = "1" if "leaves" in name else "bytes"
         yield name, "", "", unit, observer.memory_mean(i), len(observer.samples)
+    for name, unit, value in layout.figures(observer.hot, world.spec["machine"].get("tlb")):
+        yield name, "", "", unit, value, len(observer.hot)
     yield "littles_law_residual", "", "", "ns", float(recorder.littles_residual()), recorder.completed
     for process, cycles in observer.cycles().items():
         yield f"cycles_{process}", "", "", "1", float(cycles), cycles

@@ -75,19 +75,20 @@ def finish(results: Results) -> int:
 
         from rich.console import Console
 
+        from execbench.report.locks import contended
         from execbench.report.text import show
 
         width = min(max(shutil.get_terminal_size().columns, NARROW), WIDE)
-        show(frame, setting, Console(width=width, highlight=False, emoji=False), said)
+        show(frame, setting, Console(width=width, highlight=False, emoji=False), said, contended(results))
     else:
-        print(_plain(frame, setting, said))
+        print(_plain(results, frame, setting, said))
     print(write_report(results, frame, setting))
     return _code(results)
 
 
 def plain(results: Results) -> int:
     """Print the comparison as 78 columns of plain text, whatever the terminal; return the exit code."""
-    print(_plain(*_compared(results)), end="")
+    print(_plain(results, *_compared(results)), end="")
     return _code(results)
 
 
@@ -110,10 +111,11 @@ def _compared(results: Results) -> tuple[pd.DataFrame, Setting, list[str]]:
     return frame, setting, summary(results, frame, setting)
 
 
-def _plain(frame: pd.DataFrame, setting: Setting, said: list[str]) -> str:
+def _plain(results: Results, frame: pd.DataFrame, setting: Setting, said: list[str]) -> str:
+    from execbench.report.locks import contended
     from execbench.report.text import render
 
-    return render(frame, setting, said=said)
+    return render(frame, setting, said=said, locks=contended(results))
 
 
 def _code(results: Results) -> int:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 def arms_of(results: Frames) -> pd.DataFrame:
-    """Return one row per cell, in the order given: `cell, arm, status, refused, point, axes, loops, window_ns, growth,
-    few_cycles`.
+    """Return one row per cell, in the order given: `cell, arm, status, refused, point, axes, loops, window_ns,
+    duration_ns, growth, few_cycles`.
 
     `axes` is the dict of axis values of the cell's point and `point` its words; both are empty for a plain run.
     `loops` says of each client "open" or "closed"; `refused` is '' or the reason why the backend cannot do
-    this; `window_ns` the measured time of one replication. `growth` is 0 or, where a steady state was asked for and
-    there is none, by how many operations per second the backlog grows; `few_cycles` names what turned too seldom.
+    this; `window_ns` the measured time of one replication, `duration_ns` all of it. `growth` is 0 or, where a steady
+    state was asked for and there is none, by how many operations per second the backlog grows; `few_cycles` names what
+    turned too seldom.
     """
     import pandas as pd
 
@@ -35,7 +36,7 @@ def arms_of(results: Frames) -> pd.DataFrame:
             "cell": cell["cell"], "arm": cell["arm"], "status": cell["status"], "refused": cell["refused"],
             "point": point_words(axes), "axes": axes,
             "loops": {name: "open" if is_open(one) else "closed" for name, one in spec["workload"]["clients"].items()},
-            "window_ns": spec["run"]["duration"] - spec["run"]["warmup"],
+            "window_ns": spec["run"]["duration"] - spec["run"]["warmup"], "duration_ns": spec["run"]["duration"],
             "growth": growth(results, cell["cell"], spec["run"]) if steady else 0.0,
             "few_cycles": few_cycles(results, cell["cell"]),
         })  # fmt: skip

@@ -15,6 +15,7 @@ from execbench.report.arms import arms_of
 from execbench.report.checks import FEW_CYCLES
 from execbench.report.columns import BY_NAME
 from execbench.report.comparison import Frames, estimate_of, records
+from execbench.report.locks import contended
 from execbench.report.numbers import bounds, number
 from execbench.report.text import (
     LONGEST_IS_A_SUM,
@@ -92,6 +93,7 @@ def page(results: Frames, frame: pd.DataFrame, setting: Setting, directory: str 
         sweep_plots=list(_sweep_plots(cells, frame)) if swept else [],
         plots=[] if swept else list(_plots(results, cells, frame)),
         primitives=_primitives(results, frame) if not swept else {"rows": [], "arms": []},
+        locks=contended(results),
         times=f"{show_time(setting.duration_ns)} simulated, the first {show_time(setting.warmup_ns)} not measured",
         versions=results.study.get("versions", {}),
         evidence=setting.evidence(),

@@ -110,15 +110,17 @@ def setting_of(results: Frames) -> Setting:
 
 def is_open(client: Mapping[str, Any]) -> bool:
     """Whether arrivals do not wait for completions."""
-    return client.get("rate") not in (None, 0)
+    return client.get("rate") not in (None, 0) or client.get("trace") is not None
 
 
 def loop_words(name: str, client: Mapping[str, Any]) -> str:
     """`Closed loop: 2 bpf threads, think time 1 ms`: how operations arrive, and from when their latency counts."""
     threads = client.get("threads")
     if is_open(client):
-        return (f"Open loop: {name} at {client['rate']:g}/s on {threads} threads; latency counts from the intended "
-                "arrival")  # fmt: skip
+        burst = f", {client['burst']} at once" if client.get("burst", 1) != 1 else ""
+        trace = client.get("trace")
+        pace = f"at {client['rate']:g}/s{burst}" if trace is None else f"as recorded in {trace}"
+        return f"Open loop: {name} {pace} on {threads} threads; latency counts from the intended arrival"
     think = f", think time {dist_words(client['think'])}" if "think" in client else ""
     return f"Closed loop: {threads} {name} threads{think}; latency counts from the begin of an operation"
 

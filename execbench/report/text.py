@@ -63,20 +63,32 @@ LONGEST_IS_A_SUM = (
 FAMILIES = (("p50", "p90", "p99", "largest"), ("queue", "service"), ("asked", "reserved", "waste"))
 
 
-def render(frame: pd.DataFrame, setting: Setting, width: int | None = None, said: Sequence[str] = ()) -> str:
+def render(
+    frame: pd.DataFrame,
+    setting: Setting,
+    width: int | None = None,
+    said: Sequence[str] = (),
+    locks: Mapping[str, Sequence[str]] | None = None,
+) -> str:
     """Return the comparison as plain text without colour, at most `width` columns wide (78 unless told)."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width or PLAIN_WIDTH, color_system=None, force_terminal=False,
                       legacy_windows=False, emoji=False, highlight=False)  # fmt: skip
-    show(frame, setting, console, said)
+    show(frame, setting, console, said, locks)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
 
 
-def show(frame: pd.DataFrame, setting: Setting, console: Console, said: Sequence[str] = ()) -> None:
+def show(
+    frame: pd.DataFrame,
+    setting: Setting,
+    console: Console,
+    said: Sequence[str] = (),
+    locks: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Print the comparison on a rich console: per point, client and class the table, its notes; then the footer.
 
-    `said` are the sentences of the answer, which stand between tables and footer.
+    `said` are the sentences of the answer, which stand between tables and footer; `locks` those on locks, by arm.
     """
     from rich.padding import Padding
     from rich.text import Text
@@ -98,12 +110,27 @@ def show(frame: pd.DataFrame, setting: Setting, console: Console, said: Sequence
         for note in notes(rows):
             console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim")
         console.print()
+    _show_locks(locks or {}, console)
     for sentence in said:
         console.print(Text(sentence))
     if said:
         console.print()
     for line in setting.footer():
         console.print(Text(line), style="dim")
+
+
+def _show_locks(locks: Mapping[str, Sequence[str]], console: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if not locks:
+        return
+    console.print(Text("Locks that were waited for, by all threads, warm-up included"), style="bold")
+    for arm, sentences in locks.items():
+        console.print(Text(arm))
+        for sentence in sentences:
+            console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+    console.print()
 
 
 def shown(rows: pd.DataFrame, name: str) -> bool:

@@ -18,6 +18,8 @@ from execbench.record.histogram import Histogram
 from execbench.registry.instances import client_costs
 from execbench.report.comparison import comparison
 from execbench.report.setting import Setting, setting_of
+from execbench.store.schema import KEYS
+from execbench.store.schema import TABLES as STORED
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("module_alloc", "bpf_prog_pack", "execmem", "alloc-write-map", "rw-inplace-finalize[sync=none]",
@@ -45,6 +47,8 @@ class Synthetic:
     frames: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def table(self, name: str) -> pd.DataFrame:
+        if name == "locks" and name not in self.frames:  # nobody waited
+            return pd.DataFrame(columns=[*KEYS, *STORED["locks"]])
         return self.frames[name]
 
 
