@@ -156,7 +156,13 @@ def phase_plot(results: Frames, cells: pd.DataFrame, client: str, kinds: Sequenc
     """Mean time of each phase per arm: the whole first class, and what passes inside the API in all the classes."""
     inside = api_phases(client)
     means = [_phase_means(results, cells, client, kind) for kind in kinds]
-    api = pd.concat([one[[phase for phase in one.columns if phase in inside]] for one in means], axis=1)
+    parts = [one[[phase for phase in one.columns if phase in inside]] for one in means]
+    taken = list(parts[0].columns)
+    for i, kind in enumerate(kinds[1:], 1):  # a phase that an earlier class has too is told apart by its class
+        parts[i] = parts[i].rename(columns={phase: f"{phase} ({kind})" for phase in parts[i].columns if phase in taken})
+        taken += parts[i].columns
+    api = pd.concat(parts, axis=1)
+    inside = inside | {*taken}
     colours = _phase_colours([*means[0].columns, *api.columns], inside)
     with drawing(1, 2, 1.4 + 0.36 * len(means[0]), sharey=True) as (figure, (whole, part)):
         _bars(whole, means[0], colours, inside)
