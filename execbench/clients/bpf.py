@@ -171,11 +171,15 @@ class _Run:
         """
         params, stream = self.params, self.setting.stream("client.bpf/boot")
         programs = [self.programs[int(stream.u() * len(self.programs))] for _ in range(params.loaded)]
+        sleeps_and_links = self.setting.stream("client.bpf/boot/traits")
         installed = yield from self.loader.install(k, *programs)
         sets: list[deque[Loaded]] = [deque() for _ in range(params.threads)]
         for i, (program, regions) in enumerate(zip(programs, installed, strict=True)):
             pages = yield from k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
-            sets[i % params.threads].append(Loaded(program, regions, pages))
+            traits = self._traits((0.0, *sleeps_and_links.row(i, 2))) if self.more else {}
+            sets[i % params.threads].append(loaded := Loaded(program, regions, pages, **traits))
+            for region in regions:
+                yield from self.setting.publish(k, region, "fd-only", "+".join(_readers(k, loaded)))
         yield from k.settle()
         for i, mine in enumerate(sets):
             self.setting.spawn(f"bpf/{i}", i, partial(self._thread, thread=i, mine=mine), k.now)

@@ -339,10 +339,14 @@ class Kernel:
         """Make a finished region reachable; `via` is the publication path, `inside` what protects who executes it."""
         self.count(f"expose:{via}")
         self.tell("reach", region, via, inside)
+        published = self.shared.published
+        if published.expect(region):  # others see it when this point of the plan has come
+            self._cpu.mark(lambda _: published.add(region, inside))
 
     def retire(self, region: Region) -> None:
         """Make a region unreachable for newcomers; who is inside may still be."""
         self.tell("unreach", region)
+        self.shared.published.discard(region)
 
     def tell(self, event: str, *fields: object) -> None:
         """Report a fact of this point of the plan to whoever listens (execbench.sim.probe); nobody does here."""

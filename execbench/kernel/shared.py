@@ -10,6 +10,7 @@ from execbench.kernel.arch import arch_of
 from execbench.kernel.facade import Kernel
 from execbench.kernel.listened import ListenedKernel
 from execbench.kernel.locks import LOCKS, RwSem, kind_here
+from execbench.kernel.published import Published
 from execbench.kernel.releases import Release
 from execbench.kernel.workqueue import Worker
 from execbench.sim.dists import Exponential, Lognormal, dist_of_cost
@@ -58,6 +59,7 @@ class Shared:
         self.init_mm = RwSem(self.locks["init_mm.mmap_lock"])
         self.execmem_cache = execmem.Cache()
         self.text_generation = sync.Generation()
+        self.published = Published()
         self.ftrace = ftrace_code.Ftrace()
         self.workers: dict[int, Worker] = {}
         machine.interrupts.watch(self.locks.values())

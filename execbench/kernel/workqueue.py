@@ -20,7 +20,7 @@ WorkItem = Callable[["Kernel"], Proc[Any]]
 class Worker:
     """The kworker of one CPU: a task that sleeps while its queue is empty."""
 
-    __slots__ = ("_items", "_k", "_running", "task")
+    __slots__ = ("_idle", "_items", "_k", "_running", "task")
 
     def __init__(self, shared: Shared, cpu: int) -> None:
         """Nothing is spawned before the first item."""
@@ -29,11 +29,13 @@ class Worker:
         self._k = shared.view(self.task)
         self._items: deque[tuple[str, WorkItem, Operation | None]] = deque()
         self._running = False
+        self._idle = False  # asleep because there is nothing to do, not inside an item that waits
 
     def queue(self, name: str, work: WorkItem, operation: Operation | None = None) -> None:
         """Run `work` behind everything queued before; `operation` is what its primitives are counted for."""
         self._items.append((name, work, operation))
-        if self._running and self.task.asleep is not None:
+        if self._idle:
+            self._idle = False
             self.task.wake(self.task.engine.now)
         elif not self._running:
             self._running = True
@@ -55,4 +57,5 @@ class Worker:
                     k.end()
             yield from task.settle()
             if not self._items:
+                self._idle = True
                 yield from task.block()

@@ -160,7 +160,7 @@ def phase_plot(results: Frames, cells: pd.DataFrame, client: str, kinds: Sequenc
     taken = list(parts[0].columns)
     for i, kind in enumerate(kinds[1:], 1):  # a phase that an earlier class has too is told apart by its class
         parts[i] = parts[i].rename(columns={phase: f"{phase} ({kind})" for phase in parts[i].columns if phase in taken})
-        taken += parts[i].columns
+        taken += list(parts[i].columns)
     api = pd.concat(parts, axis=1)
     inside = inside | {*taken}
     colours = _phase_colours([*means[0].columns, *api.columns], inside)

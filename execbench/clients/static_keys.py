@@ -1,0 +1,112 @@
+"""Static keys: subsystems, debuggers and tracers that switch branches of the running kernel (kernel/jump_label.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
+from execbench.clients.arrivals import Turn, loops
+from execbench.contract import Entry, Estimate, Proc, Row, Setting, TextKind
+from execbench.kernel.facade import Kernel
+from execbench.kernel.jump_label import jump_label_update
+from execbench.sim.dists import Dist, Exponential
+
+COSTS = {
+    "flip": Entry("key", "reach the key from user space and count its users (static_key_slow_inc, its system call)",
+                  estimate=Estimate("770ns", "600ns", "5us",
+                                    "host_text_poke.csv#key-already-on: all that happens when nothing is patched")),
+}  # fmt: skip
+"""What a flip costs besides patching."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticKeys:
+    """Threads that flip `storm` keys one after the other: each key drawn from real ones with their numbers of branches.
+
+    All threads share the keys: a key that is on is switched off by whoever draws it next.
+    """
+
+    name: ClassVar[str] = "static-keys"
+    api_phases: ClassVar[frozenset[str]] = frozenset()
+    arrivals: ClassVar[frozenset[str]] = frozenset({"flip"})
+    costs: ClassVar[Mapping[str, Entry]] = COSTS
+    kinds: ClassVar[tuple[TextKind, ...]] = ()
+
+    data: str = field(default="static_keys.csv", metadata={"kind": "data"})
+    """Rows key, arch, release, sites; see `keys_of` for which of them count."""
+    sites: int | None = None
+    """Branches of every key instead: from 1 (a tracepoint's) to some hundreds (schedstats, memory cgroups)."""
+    threads: int = 1
+    storm: int = 1
+    """Keys flipped by one operation, as a tracer does that enables many tracepoints."""
+    think: Dist = field(default=Exponential(100e6), metadata={"unit": "time"})
+    rate: float | None = field(default=None, metadata={"unit": "rate"})
+    burst: int = 1
+    trace: str | None = field(default=None, metadata={"kind": "data"})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        for name in ("threads", "storm", "burst"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: at least 1")
+        if self.sites is not None and self.sites < 0:
+            raise ValueError("sites: 0 or more")
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError("rate: above 0 flips per second")
+
+    def computing_threads(self) -> int:
+        """Return 0: every thread sleeps between flips."""
+        return 0
+
+    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
+        """Place thread i on CPU i."""
+        return tuple(range(self.threads))
+
+    def start(self, setting: Setting) -> None:
+        """Let the threads go at time 0."""
+        run = _Run(self, setting)
+        for i in range(self.threads):
+            setting.spawn(f"static-keys/{i}", i, partial(run.thread, number=i))
+
+
+def keys_of(rows: Sequence[Row], arch: str, release: str) -> list[int]:
+    """Return the branches of the keys known for a kernel: of its architecture, else of x86_64; of its release, else of
+    the newest one.
+    """
+    here = [row for row in rows if row["arch"] == arch] or [row for row in rows if row["arch"] == "x86_64"]
+    if not any(row["release"] == release for row in here):
+        release = max((row["release"] for row in here), key=lambda name: [int(part) for part in name.split(".")])
+    return [int(row["sites"]) for row in here if row["release"] == release]
+
+
+class _Run:
+    """One replication of the client."""
+
+    def __init__(self, params: StaticKeys, setting: Setting) -> None:
+        self.params = params
+        shared = setting.shared
+        if params.sites is None:
+            self.sites = keys_of(setting.data(params.data), shared.arch.name, shared.release.name)
+        else:
+            self.sites = [params.sites]
+        self.loops = loops(
+            setting, "static-keys", "flip", threads=params.threads, draws=params.storm, think=params.think,
+            rate=params.rate, burst=params.burst, trace=params.trace,
+        )  # fmt: skip
+
+    def thread(self, k: Kernel, number: int) -> Proc[None]:
+        loop = self.loops[number]
+        while (turn := (yield from loop.next(k))) is not None:
+            yield from self.flip(k, turn)
+            yield from loop.done(k, turn)
+
+    def flip(self, k: Kernel, turn: Turn) -> Proc[None]:
+        """static_key_enable or static_key_disable of each key: both patch all branches."""
+        k.begin(turn.operation, "flip")
+        k.task.site = "static_key_slow_inc"
+        for u in turn.row[: self.params.storm]:
+            k.spend("client.static-keys.flip")
+            yield from jump_label_update(k, self.sites[int(u * len(self.sites))])
+        k.end()

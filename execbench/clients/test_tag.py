@@ -1,0 +1,139 @@
+"""test_tag: the kernel's own selftest that loads programs of every length and closes each at once.
+
+tools/testing/selftests/bpf/test_tag.c: do_test. The series that introduced program packs was measured with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import ClassVar
+
+from execbench.clients.bpf import COSTS as BPF_COSTS
+from execbench.clients.bpf import Bpf, Loader, Program
+from execbench.contract import Entry, Estimate, Proc, Setting, TextKind
+from execbench.kernel.facade import Kernel
+
+_LOADING = {
+    "load_fixed": ("4.2us", "2us", "10us"),
+    "copy_insn": ("0.7ns", "0.3ns", "2ns"),
+    "verify_insn": ("150.5ns", "100ns", "400ns"),
+    "jit_insn": ("6.4ns", "4ns", "15ns"),
+    "subprog_fixed": ("3us", "1us", "10us"),
+    "kallsyms": ("0.12us", "0.05us", "1us"),
+    "expose_fd": ("0.9us", "0.4us", "2us"),
+    "put": ("0.12us", "0.05us", "0.6us"),
+    "free_fixed": ("1us", "0.3us", "5us"),
+}
+"""What loading costs on server-64: configs/machines/server-64.toml has each of them as client.bpf, with its source."""
+
+COSTS = {
+    name: BPF_COSTS[name]._replace(estimate=Estimate(*given, f"server-64: client.bpf.{name}"))
+    for name, given in _LOADING.items()
+} | {
+    "fill_insn": Entry(
+        "instruction", "user space makes one instruction (bpf_gen_imm_prog: rand; bpf_gen_map_prog)",
+        estimate=Estimate("8ns", "3ns", "20ns", "assumed: one call of rand() and a store of 8 bytes"),
+    ),
+    "fdinfo": Entry(
+        "program", "open, read and close the descriptor's fdinfo (tag_from_fdinfo)",
+        estimate=Estimate("12us", "5us", "40us", "assumed: three system calls, a dentry and text for 256 bytes"),
+    ),
+    "alg_fixed": Entry(
+        "program", "socket, bind, accept, write, read and two closes of AF_ALG (tag_from_alg)",
+        estimate=Estimate("15us", "6us", "50us", "assumed: seven system calls and a hash"),
+    ),
+    "alg_insn": Entry(
+        "instruction", "SHA-1 of one instruction's 8 bytes (tag_from_alg)",
+        estimate=Estimate("8ns", "3ns", "20ns", "assumed: about a nanosecond a byte without SHA instructions"),
+    ),
+}  # fmt: skip
+"""What the test does besides loading, one row per name under `[costs.client.test-tag]`."""
+
+MAXINSNS = 4096
+"""BPF_MAXINSNS."""
+IMM_BYTES, IMM64_BYTES, WIDE_BYTES, FRAME = 7, 10, 10, 12
+"""x86_64: mov of a sign-extended 32-bit constant, of one that movabs needs, of a map's address; entry and exit."""
+
+
+def imm_program(insns: int) -> Program:
+    """Return bpf_gen_imm_prog: constants into the registers in turn, then exit; rand() is never negative."""
+    return Program(insns=insns, processed=insns, branchiness=0.0, xlated=insns,
+                   functions=(IMM_BYTES * (insns - 1) + FRAME,))  # fmt: skip
+
+
+def map_program(insns: int) -> Program:
+    """Return bpf_gen_map_prog: addresses of a map into the registers in turn, two instructions each, then exit."""
+    wide = (insns - 1) // 2
+    odd = (insns - 1) % 2
+    return Program(insns=insns, processed=wide + odd + 1, branchiness=0.0, xlated=insns,
+                   functions=(WIDE_BYTES * wide + IMM_BYTES * odd + FRAME,))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestTag:
+    """One thread: `rounds` times all programs of constants from 2, then all of a map from 3 instructions up to `most`.
+
+    Each is loaded, its tag is read and computed, it is closed. `step` instructions lie between one program and the
+    next: 1 in the kernel's test, 40945 programs; a larger step keeps the range of lengths and takes less time. When all
+    are done it begins again, until the run is over.
+    """
+
+    __test__: ClassVar[bool] = False  # no test case, whatever its name looks like
+    name: ClassVar[str] = "test-tag"
+    api_phases: ClassVar[frozenset[str]] = frozenset({"alloc", "write", "finalize", "bpf_jit_free"})
+    arrivals: ClassVar[frozenset[str]] = frozenset()
+    costs: ClassVar[Mapping[str, Entry]] = COSTS
+    kinds: ClassVar[tuple[TextKind, ...]] = (TextKind.BPF,)
+
+    rounds: int = 5
+    step: int = 1
+    most: int = MAXINSNS
+    jit_passes: int = 3
+    """As the client bpf has it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        if self.rounds < 1 or self.step < 1 or self.jit_passes < 1:
+            raise ValueError("rounds, step, jit_passes: at least 1")
+        if not 3 <= self.most <= MAXINSNS:
+            raise ValueError(f"most: 3 to {MAXINSNS} instructions")
+
+    def computing_threads(self) -> int:
+        """Return 1: the test never sleeps."""
+        return 1
+
+    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
+        """Place the test alone."""
+        return (0,)
+
+    def programs(self) -> Iterator[Program]:
+        """Yield the programs of one pass of the whole test in their order."""
+        for _ in range(self.rounds):
+            for insns in range(2, self.most + 1, self.step):
+                yield imm_program(insns)
+            for insns in range(3, self.most + 1, self.step):
+                yield map_program(insns)
+
+    def start(self, setting: Setting) -> None:
+        """Start the test at time 0."""
+        loader = Loader(Bpf(data="", jit_passes=self.jit_passes), setting, client="test-tag")
+        setting.spawn("test-tag/0", 0, lambda k: self._test(k, setting, loader))
+
+    def _test(self, k: Kernel, setting: Setting, loader: Loader) -> Proc[None]:
+        numbers = count()
+        while True:
+            for program in self.programs():
+                k.spend("client.test-tag.fill_insn", program.insns)
+                yield from k.settle()
+                if k.now >= setting.duration:
+                    return
+                number = next(numbers)
+                loaded = yield from loader.load(k, program, setting.operation("test-tag", "load", number, k.now))
+                k.spend("client.test-tag.fdinfo")
+                k.spend("client.test-tag.alg_fixed")
+                yield from k.compute("client.test-tag.alg_insn", program.insns)
+                yield from loader.unload(k, loaded, number)
+                k.spend("syscall")  # sched_yield
+                yield from k.settle()
