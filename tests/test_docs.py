@@ -25,7 +25,8 @@ DOCS = PACKAGE / "docs"
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PAGES = (
-    "assumptions.md", "audit.md", "design.md", "estimands.md", "extending.md", "kernel-paths-arm64.md",
+    "assumptions.md", "audit.md", "client-bcachefs.md", "client-bpf.md", "client-module.md", "client-patching.md",
+    "client-readers.md", "design.md", "estimands.md", "extending.md", "kernel-paths-arm64.md",
     "kernel-paths-riscv64.md", "kernel-paths-x86_64.md", "kernel-paths.md", "user-space.md",
 )  # fmt: skip
 READMES = ("README.md", "CHANGELOG.md", "configs/README.md", "workloads/README.md")
@@ -39,7 +40,7 @@ _CODE = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(r"(?P<path>[\w/.-]+\.(?:py|toml|csv|md))(?:::?(?P<name>[\w.]+))?")
 _CALL = re.compile(r"(?P<name>[\w.]+)\(\)")
 _FOLDER = re.compile(r"[\w/-]+/")
-_COSTS = re.compile(r"Costs:\s+((?:`[\w.]+`(?:,\s+)?)+)")
+_COSTS = re.compile(r"Costs:\s+((?:`[\w.-]+`(?:,\s+)?)+)")
 _KERNEL = re.compile(r"`(?:[\w/.-]+\.[chS]:)?\w+`@([\d.,]+)")
 _MORE = {"run": ["-d", "60ms", "--warmup", "20ms", "-r", "1"], "sweep": ["--dry-run"], "audit": ["-m", "server-64"]}
 """What makes a README's command short."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from execbench.contract import KERNEL_KINDS, Image, Proc, Region, Request, Support, TextKind, Usage
+from execbench.kernel import module_memory
 from execbench.kernel.execmem import Piece
 from execbench.kernel.insn_page import alloc_insn_page, write_insn_slot
+from execbench.kernel.module_memory import Part, alloc_layouts, by_layout, parts_of
 from execbench.kernel.strict_rwx import DATA, complete_formation, module_enable_data
 
 if TYPE_CHECKING:
@@ -26,11 +28,18 @@ class State:
     plain: int = 0
     regions: int = 0
 
+    def take(self, req: Request, piece: Piece, part: Part | None = None) -> Region:
+        """Return the region of a piece that a request got, which may be part of a module's layout."""
+        self.regions += 1
+        region = Region(self.regions, piece.va, req.size, piece.size, req.kind, part or piece)
+        self.count(region, 1)
+        return region
+
     def count(self, region: Region, sign: int) -> None:
         """Add a region to the totals, or take it away."""
         self.asked += sign * region.size
         self.pages += sign * region.reserved
-        self.plain += 0 if region.own.cached else sign * region.reserved
+        self.plain += 0 if _piece(region).cached else sign * region.reserved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +67,13 @@ class Execmem:
         return State(k)
 
     def alloc(self, k: Kernel, s: State, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
-        """execmem_alloc_rw where the cache exists (it purges for data too), execmem_alloc for pokers and before."""
+        """execmem_alloc_rw where the cache exists (it purges for data too), execmem_alloc for pokers and before.
+
+        Before 6.4 a module's requests share two areas (execbench.kernel.module_memory).
+        """
+        if by_layout(k, reqs):
+            parts = yield from alloc_layouts(k, reqs)
+            return tuple(s.take(req, part.piece, part) for req, part in zip(reqs, parts, strict=True))
         regions = []
         for req in reqs:
             pages = k.pages_of(req.size)
@@ -68,10 +83,7 @@ class Execmem:
                 piece = yield from k.execmem_alloc(pages, req.kind)
             else:
                 piece = yield from k.execmem_alloc_rw(pages, req.kind)
-            s.regions += 1
-            region = Region(s.regions, piece.va, req.size, piece.size, req.kind, piece)
-            s.count(region, 1)
-            regions.append(region)
+            regions.append(s.take(req, piece))
         return tuple(regions)
 
     def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
@@ -88,7 +100,10 @@ class Execmem:
 
         Nothing is left to do for kprobes.
         """
-        regions = [region for region in regions if region.kind is not TextKind.KPROBES]
+        shared, regions = parts_of(region for region in regions if region.kind is not TextKind.KPROBES)
+        if shared:
+            yield from module_memory.flush_module_icache(k, shared)
+            yield from module_memory.complete_formation(k, shared)
         for region in regions:
             if not _poked(region):
                 yield from k.flush_icache_range(region.va, region.size)
@@ -108,13 +123,16 @@ class Execmem:
 
     def seal(self, k: Kernel, s: State, region: Region) -> Proc[None]:
         """module_enable_rodata_ro_after_init: set_memory_ro."""
-        piece: Piece = region.own
+        piece = _piece(region)
         yield from k.set_memory_ro(piece.area, piece.first, piece.pages)
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """execmem_free."""
         for region in regions:
-            yield from k.execmem_free(region.own)
+            if isinstance(region.own, Part):
+                yield from module_memory.free(k, [region.own])
+            else:
+                yield from k.execmem_free(region.own)
             s.count(region, -1)
 
     def usage(self, s: State) -> Usage:
@@ -125,4 +143,9 @@ class Execmem:
 
 def _poked(region: Region) -> bool:
     """Say whether a program is poked into the cache's memory, which stays read-only (kernel/bpf/core.c)."""
-    return region.kind is TextKind.BPF and bool(region.own.cached)
+    return region.kind is TextKind.BPF and _piece(region).cached
+
+
+def _piece(region: Region) -> Piece:
+    piece: Piece = region.own.piece if isinstance(region.own, Part) else region.own
+    return piece

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from execbench.contract import KERNEL_KINDS, Image, Proc, Region, Request, Support, TextKind, Totals, Usage
+from execbench.kernel import module_memory
 from execbench.kernel.execmem import pgprot
 from execbench.kernel.insn_page import write_insn_slot
+from execbench.kernel.module_memory import Part, alloc_layouts, by_layout, parts_of
 from execbench.kernel.strict_rwx import DATA, complete_formation, module_enable_data, set_memory_rox_at_once
 
 if TYPE_CHECKING:
@@ -48,7 +50,13 @@ class ModuleAlloc:
         return Totals(k)
 
     def alloc(self, k: Kernel, s: Totals, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
-        """module_alloc: __vmalloc_node_range, RW and NX, VM_FLUSH_RESET_PERMS; alloc_insn_page for kprobes."""
+        """module_alloc: __vmalloc_node_range, RW and NX, VM_FLUSH_RESET_PERMS; alloc_insn_page for kprobes.
+
+        Before 6.4 a module's requests share two areas (execbench.kernel.module_memory).
+        """
+        if by_layout(k, reqs):
+            parts = yield from alloc_layouts(k, reqs)
+            return tuple(_region(s, req, part) for req, part in zip(reqs, parts, strict=True))
         regions = []
         for req in reqs:
             perm = pgprot(k, req.kind)
@@ -67,6 +75,12 @@ class ModuleAlloc:
 
     def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
         """flush_icache_range while NX, then the permissions, whose flushes are all the synchronization on x86_64."""
+        shared, regions = parts_of(regions)
+        if shared:
+            yield from module_memory.flush_module_icache(k, shared)
+            yield from module_memory.complete_formation(k, shared, text=self.order == "strict")
+            if self.order == "merged":
+                yield from module_memory.module_enable_text_rox_at_once(k, shared)
         parts = [(region.kind, region.own) for region in regions if region.kind is not TextKind.KPROBES]
         for region in regions:
             if region.kind is not TextKind.KPROBES:
@@ -86,12 +100,31 @@ class ModuleAlloc:
             yield from k.set_memory_ro(area)
             yield from k.set_memory_x(area)
 
+    def seal(self, k: Kernel, s: Totals, region: Region) -> Proc[None]:
+        """set_memory_ro (6.1: module_enable_ro with after_init)."""
+        own = region.own
+        if isinstance(own, Part):
+            yield from k.set_memory_ro(own.area, own.piece.first, own.piece.pages)
+        else:
+            yield from k.set_memory_ro(own)
+
     def free(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
-        """Vfree with VM_FLUSH_RESET_PERMS."""
+        """Vfree with VM_FLUSH_RESET_PERMS; of a layout when its last region goes."""
         for region in regions:
-            yield from k.vfree(region.own)
+            if isinstance(region.own, Part):
+                yield from module_memory.free(k, [region.own])
+            else:
+                yield from k.vfree(region.own)
             s.give(region)
 
     def usage(self, s: Totals) -> Usage:
         """Waste is what rounding to pages adds."""
         return s.usage()
+
+
+def _region(s: Totals, req: Request, part: Part) -> Region:
+    """Return the region of a request that got a part of a module's layout."""
+    s.regions += 1
+    s.asked += req.size
+    s.reserved += part.piece.size
+    return Region(s.regions, part.piece.va, req.size, part.piece.size, req.kind, part)

@@ -31,8 +31,9 @@ class Release:
     execmem: bool
     """mm/execmem.c with a range for each type; before it, arch/*/kernel/module.c: module_alloc for all."""
     mod_mem: bool
-    """A module has an area per type of memory (kernel/module/main.c: module_memory_alloc, 6.4), and a second request for
-    one that is being loaded waits before it allocates anything; before it two areas, core_layout and init_layout."""
+    """A module has an area per type of memory, and a second request for one that is being loaded waits before it
+    allocates anything; before it two areas, core_layout and init_layout (kernel/module/main.c: module_memory_alloc,
+    idempotent_init_module, 6.4)."""
     sealed_alone: bool
     """When init has run only what is read-only from then on is set so, .static_call_sites with it (kernel/module/
     strict_rwx.c: module_enable_rodata_ro_after_init); before it constants are set read-only once more."""

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from execbench.backends.bpf_prog_pack import BpfProgPack
 from execbench.conformance import Bench, Place
 from execbench.contract import Proc, Region, Support, TextKind
 from execbench.kernel import publish, sync
 from execbench.kernel.arm64 import patching
+from execbench.kernel.bpf_prog_array import ProgArray
 from execbench.kernel.facade import Kernel
+from execbench.kernel.ftrace import (
+    FtraceOps,
+    ftrace_modify_all_code,
+    ftrace_shutdown,
+    register_ftrace_function,
+    unregister_ftrace_function,
+)
+from execbench.kernel.jump_label import jump_label_add_module, jump_label_update
+from execbench.kernel.kprobes import Kprobe, Kprobes, register_kprobe, unregister_kprobes
+from execbench.kernel.kvfree_rcu import kvfree_rcu
 from execbench.kernel.releases import RELEASES
 from execbench.kernel.riscv64 import patch
+from execbench.kernel.static_call import static_call_add_module, static_call_update
+from execbench.kernel.tracepoint import Tracepoint, Tracepoints
+from execbench.kernel.vmalloc import vm_map_ram, vm_unmap_ram
 from execbench.record.steps.sink import Step, StepSink
 from execbench.sim.memory import PMD_PAGES, VmArea
 from execbench.simulate import rcu_rules
@@ -117,9 +131,38 @@ def operations(arch: str, release: str) -> dict[str, Operation]:
         "call_rcu_tasks": lambda live: live.k.call_rcu_tasks(_nothing),
         "call_rcu_tasks_trace": lambda live: live.k.call_rcu_tasks_trace(_nothing),
         **{f"publish({via})": _publication(via) for via in publish.PATHS},
+        "vm_map_ram, vm_unmap_ram": lambda live: _ram(live),
+        "kvfree_rcu": lambda live: kvfree_rcu(live.k, {}, 1),
+        **_attachments(),
+        **_module_notifiers(),
+        **_probes(arch),
         **(_packs() if BpfProgPack.support.status(release, arch) == "shipped" else {}),
         **(_arm64() if arch == "arm64" else _riscv64(release) if arch == "riscv64" else {}),
     }
+
+
+def _ram(live: Live) -> Proc[None]:
+    blocks: dict[int, int] = {}
+    yield from vm_map_ram(live.k, blocks, 1)
+    yield from vm_unmap_ram(live.k, blocks, 1)
+
+
+def _probes(arch: str) -> dict[str, Operation]:
+    """Sites of ftrace, and a kprobe inside a function; what the first leaves, the next finds."""
+    ops, probe = FtraceOps("kprobe_ftrace_handler", 1, dynamic=False), Kprobe(entry=False)
+    kprobes = Kprobes.of(arch, _no_optimizer, optimize=False)
+    return {
+        f"ftrace_modify_all_code({SITES})": lambda live: ftrace_modify_all_code(live.k, SITES),
+        "register_ftrace_function": lambda live: register_ftrace_function(live.k, ops),
+        "unregister_ftrace_function": lambda live: unregister_ftrace_function(live.k, ops),
+        "ftrace_shutdown": lambda live: ftrace_shutdown(live.k),
+        "register_kprobe": lambda live: register_kprobe(live.k, kprobes, probe),
+        "unregister_kprobes(1)": lambda live: unregister_kprobes(live.k, kprobes, [probe]),
+    }
+
+
+def _no_optimizer(number: int) -> NoReturn:
+    raise AssertionError("nothing becomes a jump here")
 
 
 def _behind_a_vfree(live: Live) -> Proc[None]:
@@ -130,6 +173,33 @@ def _behind_a_vfree(live: Live) -> Proc[None]:
 
 def _publication(via: str) -> Operation:
     return lambda live: publish.publish(live.k, live.region, via)
+
+
+def _attachments() -> dict[str, Operation]:
+    """Probes and tail calls; what the first leaves, the next finds."""
+    state, point, array = Tracepoints(), Tracepoint(call_sites=1, key_sites=1), ProgArray(pokes=1)
+
+    def update(live: Live) -> Proc[None]:
+        array.declare(live.k.shared)
+        return array.update(live.k, 0)
+
+    return {
+        "tracepoint_add_func, first": lambda live: state.probe_register(live.k, point),
+        "tracepoint_remove_func, last": lambda live: state.probe_unregister(live.k, point),
+        "prog_array_map_poke_run, empty slot": update,
+        "prog_array_map_poke_run, replace": update,
+        "prog_array_map_poke_run, delete": lambda live: array.delete(live.k, 0),
+    }
+
+
+def _module_notifiers() -> dict[str, Operation]:
+    """What patches live code when a module comes, and when it changes its mind."""
+    return {
+        f"jump_label_update({SITES})": lambda live: jump_label_update(live.k, SITES),
+        "jump_label_add_module(1, 2)": lambda live: jump_label_add_module(live.k, [1, 2]),
+        "static_call_update(2)": lambda live: static_call_update(live.k, 2),
+        "static_call_add_module(2)": lambda live: static_call_add_module(live.k, 2),
+    }
 
 
 def _packs() -> dict[str, Operation]:

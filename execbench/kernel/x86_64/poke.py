@@ -79,9 +79,9 @@ def smp_text_poke_batch(k: Kernel, sites: int, length: int = 5) -> Proc[None]:
     """Patch `sites` live instructions of `length` bytes by the int3 protocol: three rounds per batch of any size.
 
     The caller holds text_mutex. smp_text_poke_batch_add, _finish (before 6.16 text_poke_queue, text_poke_bp_batch):
-    int3 over every first byte, serialize everybody; the tails, serialize (both skipped if no site has a tail); the first
-    bytes, serialize. A full array forces an early finish. Sites are the kernel image's: no page behind them has to be
-    looked up.
+    int3 over every first byte, serialize everybody; the tails, serialize (both skipped if no site has a tail); the
+    first bytes, serialize. A full array forces an early finish. Sites are the kernel image's: no page behind them has
+    to be looked up.
     """
     while sites > 0:
         batch = min(sites, k.release.poke_batch)

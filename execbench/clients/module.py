@@ -1,0 +1,253 @@
+"""Kernel modules: a machine that boots loads its set of them, or a host that is up loads and unloads some."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import ClassVar, Final, Literal
+
+from execbench.clients.arrivals import loops
+from execbench.clients.module_data import Module, closure, lines_of, modules_of
+from execbench.clients.module_loader import COSTS, Loaded, Loader
+from execbench.contract import Entry, Proc, Setting, TextKind
+from execbench.kernel.facade import Kernel
+from execbench.kernel.static_call import PATCHING, Patching
+from execbench.sim.dists import Dist, Exponential
+from execbench.sim.task import Task
+
+KERNELS: Final = {
+    ("x86_64", "6.1"): ("6.1.0-56-amd64", "amd64_6_1"),
+    ("arm64", "6.1"): ("6.1.0-56-arm64", "arm64_6_1"),
+    ("x86_64", ""): ("6.12.117+deb12-amd64", "amd64_6_12"),
+    ("arm64", ""): ("6.12.117+deb12-arm64", "arm64_6_12"),
+}
+"""Whose modules stand for an architecture and release (later releases take 6.12's), and the parameter with its file."""
+NO_BOOT_SET: Final = ("6.1.0-56-arm64",)
+"""Kernels of workloads/data/modules_*.csv.gz without a boot set."""
+
+
+def kernel_of(arch: str, release: str) -> tuple[str, str] | None:
+    """Return the kernel whose modules are loaded and the parameter that names their file; None if none are known."""
+    return KERNELS.get((arch, release), KERNELS.get((arch, "")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modules:
+    """Loaders that ask for modules with all they depend on, or threads that load a module and unload it again.
+
+    work = boot: the set's roots in the order of its phases, taken in turn by `threads` loaders (udev's workers, each a
+    modprobe); a phase begins when the one before is over; then nothing more. work = churn: the modules of the set that
+    others depend on are there; each thread thinks, loads one of the rest and unloads the one that it loaded before.
+    """
+
+    name: ClassVar[str] = "module"
+    api_phases: ClassVar[frozenset[str]] = frozenset(
+        {"alloc", "write", "finalize", "seal", "free_init", "free_mod_mem"}
+    )
+    arrivals: ClassVar[frozenset[str]] = frozenset({"load"})
+    costs: ClassVar[Mapping[str, Entry]] = COSTS
+    kinds: ClassVar[tuple[TextKind, ...]] = (TextKind.MODULE_TEXT, TextKind.INIT_TEXT)
+
+    work: Literal["boot", "churn"] = "boot"
+    boot_set: str = "server_1vendor"
+    """Which set of workloads/data/boot_sets.csv.gz."""
+    patching: Patching = "per-site"
+    """How static-call sites (and keys that differ) of a module get their targets."""
+    duplicates: int = 1
+    """Further requests for each root of a boot set, right behind the first: devices of one type ask for one driver."""
+    differing_keys: int = 0
+    """Static keys of the kernel that differ from what modules were compiled for, in every module with branches."""
+    threads: int = 4
+    think: Dist = field(default=Exponential(50e6), metadata={"unit": "time"})
+    rate: float | None = field(default=None, metadata={"unit": "rate"})
+    burst: int = 1
+    """Arrivals at once, with `rate`."""
+    trace: str | None = field(default=None, metadata={"kind": "data"})
+    """Recorded arrivals instead (columns at_ns, client, kind)."""
+    data: str | None = field(default=None, metadata={"kind": "data"})
+    """Modules of your own (execbench import modules): all of them are loaded, or take part, in their order."""
+    boot_sets: str = field(default="boot_sets.csv.gz", metadata={"kind": "data"})
+    amd64_6_1: str = field(default="modules_6.1.0-56-amd64.csv.gz", metadata={"kind": "data"})
+    amd64_6_12: str = field(default="modules_6.12.117+deb12-amd64.csv.gz", metadata={"kind": "data"})
+    arm64_6_1: str = field(default="modules_6.1.0-56-arm64.csv.gz", metadata={"kind": "data"})
+    arm64_6_12: str = field(default="modules_6.12.117+deb12-arm64.csv.gz", metadata={"kind": "data"})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        if self.threads < 1:
+            raise ValueError("threads: at least 1")
+        if self.patching not in PATCHING:
+            raise ValueError(f"patching: one of {', '.join(PATCHING)}")
+        if self.duplicates < 0 or self.differing_keys < 0:
+            raise ValueError("duplicates, differing_keys: 0 or more")
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError("rate: above 0 loads per second")
+        if self.burst < 1:
+            raise ValueError("burst: at least 1")
+
+    def refusal(self, arch: str, release: str) -> str:
+        """Return why there are no modules to load, or ""."""
+        if self.data is not None:
+            return ""
+        kernel = kernel_of(arch, release)
+        if kernel is None:
+            return f"no figures of modules for {arch}: name a file of your own (data)"
+        if kernel[0] in NO_BOOT_SET:
+            return f"no boot set for {kernel[0]}: name a file of modules (data)"
+        return ""
+
+    def computing_threads(self) -> int:
+        """Return 0: loaders sleep between modules, and give way at ticks while an init runs."""
+        return 0
+
+    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
+        """Place thread i on CPU i."""
+        return tuple(range(self.threads))
+
+    def start(self, setting: Setting) -> None:
+        """Load the set, or what of it is there in a running system."""
+        modules, phases = self._wanted(setting)
+        (_Boot if self.work == "boot" else _Churn)(self, setting, modules, phases).spawn()
+
+    def _wanted(self, setting: Setting) -> tuple[dict[str, Module], list[list[str]]]:
+        """Return all modules by name, and the roots of each phase."""
+        release = setting.shared.release
+        if self.data is not None:
+            modules = modules_of(setting.data(self.data), release)
+            return modules, [list(modules)]
+        found = kernel_of(setting.shared.arch.name, release.name)
+        assert found is not None, self.refusal(setting.shared.arch.name, release.name)
+        kernel, file = found
+        lines = lines_of(setting.data(self.boot_sets), kernel, self.boot_set)
+        phases = [[line.module for line in same if line.root] for _, same in groupby(lines, lambda line: line.phase)]
+        return modules_of(
+            setting.data(getattr(self, file)), release, [name for roots in phases for name in roots]
+        ), phases
+
+
+class _Boot:
+    """One replication of a boot."""
+
+    def __init__(
+        self, params: Modules, setting: Setting, modules: Mapping[str, Module], phases: Sequence[Sequence[str]]
+    ) -> None:
+        self.params = params
+        self.setting = setting
+        self.modules = modules
+        self.loader = Loader(setting, params.patching, params.differing_keys)
+        self.phases = deque(deque(name for name in roots for _ in range(1 + params.duplicates)) for roots in phases)
+        self.busy = 0
+        self.waiting: list[Task] = []
+        self.over: Task | None = None
+
+    def spawn(self) -> None:
+        for i in range(self.params.threads):
+            self.setting.spawn(f"module/{i}", i, self._worker)
+        self.setting.spawn("module/boot", 0, self._boot)
+
+    def _boot(self, k: Kernel) -> Proc[None]:
+        """The boot as one operation: from the first request to the end of the last, or of what the window held."""
+        yield from k.settle()
+        k.begin(self.setting.operation("module", "boot", 0, 0), "boot")
+        yield from k.settle()
+        while self.phases or self.busy:
+            self.over = k.task
+            yield from k.task.block()
+            yield from k.settle()
+        k.end()
+
+    def _worker(self, k: Kernel) -> Proc[None]:
+        """Take the next root of this phase; when there is none, wait until the others are done with theirs.
+
+        Nobody takes one behind the window's end.
+        """
+        yield from k.settle()
+        while self.phases:
+            if k.now >= self.setting.duration:
+                self.phases.clear()
+                break
+            if not self.phases[0]:
+                if self.busy:
+                    self.waiting.append(k.task)
+                    yield from k.task.block()
+                    yield from k.settle()
+                else:
+                    self.phases.popleft()
+                continue
+            self.busy += 1
+            yield from self._modprobe(k, self.phases[0].popleft())
+            yield from k.settle()
+            self.busy -= 1
+            self._wake(k)
+        self._wake(k)
+
+    def _wake(self, k: Kernel) -> None:
+        if not self.busy:
+            waiting, self.waiting = self.waiting, []
+            over, self.over = (self.over, None) if not self.phases or not any(self.phases) else (None, self.over)
+            for task in (*waiting, *([over] if over else [])):
+                task.wake(k.now)
+
+    def _modprobe(self, k: Kernel, root: str) -> Proc[None]:
+        """Load what the root depends on and is not there yet, then the root itself (libkmod: module_do_insmod)."""
+        for name in closure(root, self.modules):
+            if self.loader.states.get(name) != "live":  # /sys/module/NAME/initstate
+                yield from self.loader.load(k, self.modules[name])
+                yield from k.settle()
+
+
+class _Churn:
+    """One replication of a host that loads and unloads modules."""
+
+    def __init__(
+        self, params: Modules, setting: Setting, modules: Mapping[str, Module], phases: Sequence[Sequence[str]]
+    ) -> None:
+        self.params = params
+        self.setting = setting
+        self.loader = Loader(setting, params.patching, params.differing_keys)
+        every = dict.fromkeys(name for roots in phases for root in roots for name in closure(root, modules))
+        needed = {below for name in every for below in modules[name].depends}
+        self.resident = [modules[name] for name in every if name in needed]
+        self.pool = [modules[name] for name in every if name not in needed]
+        self.taken: set[str] = set()
+        self.unloads = 0
+        self.loops = loops(
+            setting, "module", "load", threads=params.threads, draws=1, think=params.think, rate=params.rate,
+            burst=params.burst, trace=params.trace,
+        )  # fmt: skip
+
+    def spawn(self) -> None:
+        if len(self.pool) <= self.params.threads:
+            raise ValueError(f"threads: fewer than the {len(self.pool)} modules on which no other depends")
+        self.setting.spawn("module/boot", 0, self._boot)
+
+    def _boot(self, k: Kernel) -> Proc[None]:
+        yield from k.settle()
+        yield from self.loader.install(k, self.resident)
+        yield from k.settle()
+        for i in range(self.params.threads):
+            self.setting.spawn(f"module/{i}", i, partial(self._thread, thread=i), k.now)
+
+    def _thread(self, k: Kernel, thread: int) -> Proc[None]:
+        loop = self.loops[thread]
+        held: Loaded | None = None
+        while (turn := (yield from loop.next(k))) is not None:
+            module = self._draw(turn.row[0])
+            loaded = yield from self.loader.finit_module(k, module, turn.operation)
+            assert loaded is not None, "nobody else loads it"
+            if held is not None:
+                self.unloads += 1
+                yield from self.loader.unload(k, held, self.unloads)
+                self.taken.discard(held.module.name)
+            held = loaded
+            yield from loop.done(k, turn)
+
+    def _draw(self, uniform: float) -> Module:
+        """Return one of the pool, with equal chance; the next one if a thread has it."""
+        first = int(uniform * len(self.pool))
+        module = next(one for one in self.pool[first:] + self.pool[:first] if one.name not in self.taken)
+        self.taken.add(module.name)
+        return module
