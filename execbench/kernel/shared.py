@@ -12,7 +12,7 @@ from execbench.kernel.listened import ListenedKernel
 from execbench.kernel.locks import LOCKS, RwSem, kind_here
 from execbench.kernel.published import Published
 from execbench.kernel.releases import Release
-from execbench.kernel.workqueue import Worker
+from execbench.kernel.workqueue import WorkerPool
 from execbench.sim.dists import Exponential, Lognormal, dist_of_cost
 from execbench.sim.locks import Lock, LockKind
 from execbench.sim.memory import PAGE, DirectMap, Frames, KernelMap, VmapSpace
@@ -61,7 +61,7 @@ class Shared:
         self.text_generation = sync.Generation()
         self.published = Published()
         self.ftrace = ftrace_code.Ftrace()
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, WorkerPool] = {}
         machine.interrupts.watch(self.locks.values())
         self.recorder: Recorder
 
@@ -93,11 +93,11 @@ class Shared:
         plain = self.machine.engine.merge and not self.machine.probe.told
         return (Kernel if plain else ListenedKernel)(self, task)
 
-    def worker(self, cpu: int) -> Worker:
-        """Return the kworker of a CPU, made on first use."""
+    def worker(self, cpu: int) -> WorkerPool:
+        """Return the pool of kworkers of a CPU, made on first use."""
         worker = self.workers.get(cpu)
         if worker is None:
-            worker = self.workers[cpu] = Worker(self, cpu)
+            worker = self.workers[cpu] = WorkerPool(self, cpu)
         return worker
 
 

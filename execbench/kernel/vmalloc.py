@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
 
 GUARD = 1
+VMAP_BLOCK = 1024
+"""VMAP_BBMAP_BITS: pages of a vmap block."""
 
 
 def vmalloc_node_range(
@@ -191,6 +193,37 @@ def vfree_data(k: Kernel, pages: int) -> Proc[None]:
     k.spend("pte_set", pages)
     k.spend("page_free", pages)
     _drain_if_many(k)
+
+
+def vm_map_ram(k: Kernel, blocks: dict[int, int], pages: int) -> Proc[None]:
+    """Map pages that the caller has through this CPU's vmap block (vm_map_ram, vb_alloc); `blocks`: free pages by CPU.
+
+    A block of VMAP_BLOCK pages is taken where none has room (new_vmap_block). No address is modelled.
+    """
+    k.count("vm_map_ram", pages)
+    yield from k.settle()
+    size = 1 << (pages - 1).bit_length()  # vb_alloc rounds up to an order
+    k.spend("list_walk")
+    if blocks.get(k.cpu, 0) < size:
+        blocks[k.cpu] = VMAP_BLOCK
+        k.spend("kmalloc")
+        k.spend("vmap_area_alloc")
+    blocks[k.cpu] -= size
+    k.spend("pte_set", pages)
+
+
+def vm_unmap_ram(k: Kernel, blocks: dict[int, int], pages: int) -> Proc[None]:
+    """Unmap without a flush; the last pages of a block make it a lazy area (vm_unmap_ram, vb_free, free_vmap_block).
+
+    Exact where each mapping goes before the next one comes, as in vm_map_ram_test.
+    """
+    k.count("vm_unmap_ram", pages)
+    yield from k.settle()
+    k.spend("pte_set", pages)
+    if not blocks[k.cpu]:
+        k.spend("vmap_area_free")
+        k.vmap.add_lazy(VMAP_BLOCK)
+        _drain_if_many(k)
 
 
 def _drain_if_many(k: Kernel) -> None:

@@ -381,7 +381,7 @@ class Cpu:
         spinner, self.spinner = self.spinner, None
         if spinner is not None:
             spinner.spins = False
-            self.leave()
+            spinner.task.go_to_sleep()
 
     def leave(self) -> None:
         """Take the current task off the CPU; the next ready one gets it, or the CPU turns passive."""

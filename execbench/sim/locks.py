@@ -137,7 +137,7 @@ class Lock:
         if len(self.waiters) == 1 and holder.released_at() >= 0:
             self.hand_over_at(holder)
         if not waiter.spins:
-            cpu.leave()
+            task.go_to_sleep()
         elif self.kind.kind != "spinlock":
             cpu.spinner = waiter
         yield waiter.event
@@ -155,8 +155,7 @@ class Lock:
             cpu.start_plan()
             cpu.spend(self.handoff_ns)
         else:
-            yield from task.get_on()
-            cpu.spend(task.switch_in_ns)
+            yield from task.come_back()
         assert self.hold is not None
         return self.hold
 

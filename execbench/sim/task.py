@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from execbench.sim.cpu import Cpu
 from execbench.sim.engine import Class, Engine, Event, Proc, event_key
@@ -18,11 +18,22 @@ _DONE = _nothing()
 list(_DONE)
 
 
+class Watcher(Protocol):
+    """Who wants to know when a task gives up its CPU to wait, and when it has it again (PF_WQ_WORKER)."""
+
+    def sleeping(self) -> None:
+        """The task goes to sleep (kernel/workqueue.c: wq_worker_sleeping)."""
+
+    def running(self) -> None:
+        """The task runs again (kernel/workqueue.c: wq_worker_running)."""
+
+
 class Task:
     """A thread bound to one CPU: it works (its CPU's plan), waits on its CPU, or sleeps and leaves it."""
 
     __slots__ = (
         "asleep", "cpu", "engine", "name", "op", "resume_key", "site", "switch_in_ns", "turn", "verbs", "wakeup_key",
+        "watcher",
     )  # fmt: skip
 
     def __init__(self, name: str, cpu: Cpu, engine: Engine, switch_in_ns: int) -> None:
@@ -39,6 +50,7 @@ class Task:
         self.op: Any = None
         self.verbs = 0  # how deep inside a backend's verbs: waits that others suffer for it are charged to the API
         self.site = ""
+        self.watcher: Watcher | None = None
 
     def run(self, body: Proc[Any]) -> Proc[None]:
         """Run `body` on the CPU from now on, then leave it."""
@@ -76,11 +88,10 @@ class Task:
         engine = self.engine
         if at <= engine.now:
             return
-        self.cpu.leave()
+        self.go_to_sleep()
         if not engine.try_advance(at, self.wakeup_key):
             yield engine.event_at(at, self.wakeup_key)
-        yield from self.get_on()
-        self.cpu.spend(self.switch_in_ns)
+        yield from self.come_back()
 
     def compute(self, ns: int, period: int) -> Proc[None]:
         """Work for `ns`, giving way every `period` ns of work if another task is ready on the CPU by then.
@@ -107,10 +118,22 @@ class Task:
 
     def block(self) -> Proc[None]:
         """Give up the CPU until somebody calls `wake`; the plan must be settled."""
-        self.cpu.leave()
+        self.go_to_sleep()
         self.asleep = self.engine.event()
         yield self.asleep
+        yield from self.come_back()
+
+    def go_to_sleep(self) -> None:
+        """Leave the CPU for a wait (schedule)."""
+        if self.watcher is not None:
+            self.watcher.sleeping()
+        self.cpu.leave()
+
+    def come_back(self) -> Proc[None]:
+        """Get the CPU again after a wait, for what that costs."""
         yield from self.get_on()
+        if self.watcher is not None:
+            self.watcher.running()
         self.cpu.spend(self.switch_in_ns)
 
     def wake(self, at: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple, cast
 
@@ -132,6 +134,33 @@ class KernelMap:
         """Return whether a page is mapped by a PMD leaf now."""
         table = self._table(area)
         return page - (page - table.offset) % self._pmd in table.huge
+
+    def leaves_over(self, spans: Iterable[tuple[int, int]]) -> tuple[int, int, int]:
+        """Return the base pages that some bytes [low, high) lie on, and the PTE and PMD leaves that map them now.
+
+        What several spans share counts once; bytes that are not mapped count nowhere.
+        """
+        size = self._geometry.page
+        areas = sorted(self._tables.items(), key=lambda item: item[0].va)
+        starts = [area.va for area, _ in areas]
+        leaves: dict[tuple[int, int], bool] = {}
+        pages = 0
+        after = 0
+        for low, high in sorted(spans):
+            for page in range(max(low // size, after), -(-high // size)):
+                after = page + 1
+                i = bisect_right(starts, page * size) - 1
+                if i < 0 or page * size >= starts[i] + areas[i][0].pages * size:
+                    continue
+                table, within = areas[i][1], page - starts[i] // size
+                if table.codes[within] == NONE:
+                    continue
+                pages += 1
+                slot = within - (within - table.offset) % self._pmd
+                huge = slot in table.huge
+                leaves[i, slot if huge else within] = huge
+        large = sum(leaves.values())
+        return pages, len(leaves) - large, large
 
     def text_leaves(self) -> tuple[int, int]:
         """Return how many PTE and PMD leaves map executable memory now."""
