@@ -26,8 +26,9 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PAGES = (
     "assumptions.md", "audit.md", "client-bcachefs.md", "client-bpf.md", "client-module.md", "client-patching.md",
-    "client-readers.md", "design.md", "estimands.md", "extending.md", "kernel-paths-arm64.md",
-    "kernel-paths-riscv64.md", "kernel-paths-x86_64.md", "kernel-paths.md", "user-space.md",
+    "client-readers.md", "client-test-vmalloc.md", "design.md", "estimands.md", "extending.md", "kernel-paths-arm64.md",
+    "kernel-paths-riscv64.md", "kernel-paths-x86_64.md", "kernel-paths.md", "predictions.md",
+    "user-space.md",
 )  # fmt: skip
 READMES = ("README.md", "CHANGELOG.md", "configs/README.md", "workloads/README.md")
 PATHS = {arch: f"kernel-paths-{arch}.md" for arch in ARCHITECTURES}
