@@ -46,14 +46,14 @@ def test_the_table_fits_whatever_an_arm_is_called(capsys):
     assert lines[at + 3].split()[0] in ("any", "passive")
 
 
-def test_nothing_to_judge_is_code_5_and_one_line(capsys):
+def test_nothing_to_judge_is_code_5_and_one_line(capsys, tmp_path):
     assert main(["audit", "-w", "bpf", "-b", "user-mmap", "-j", "1"]) == 5
     said = capsys.readouterr()
     assert said.out == ""
     (line,) = [line for line in said.err.splitlines() if "audited" not in line]
     assert "workload bpf on user-mmap" in line
     assert "serves user only, not bpf" in line
-    assert main([*ONE, "-b", "user-mmap", "-o", "nowhere", "--json"]) == 5
+    assert main([*ONE, "-b", "user-mmap", "-o", str(tmp_path / "kept"), "--json"]) == 5
 
 
 def test_seed_and_settings_are_those_of_run(capsys):
