@@ -241,7 +241,8 @@ class Client(Protocol):
     costs: ClassVar[Mapping[str, Entry]]
     """What its own work costs, by the name under `[costs.client.NAME]`; spent as `client.NAME.COST`."""
 
-    # a method `refusal(arch: str, release: str) -> str`, if there is one, says why there is no such client there
+    # a method `refusal(arch: str, release: str) -> str`, if there is one, says why there is no such client there;
+    # a text `caveat`, if there is one, stands under every table: what a reader must not take it for
 
     def computing_threads(self) -> int:
         """Return how many threads need a CPU of their own, because they never sleep; others may share CPUs."""

@@ -95,6 +95,7 @@ def plain(results: Results) -> int:
 def _compared(results: Results) -> tuple[pd.DataFrame, Setting, list[str]]:
     from execbench.errors import NothingMeasured
     from execbench.report.answer import summary
+    from execbench.report.layout import hot_text
     from execbench.report.setting import setting_of
 
     if results.replications.empty:
@@ -108,7 +109,7 @@ def _compared(results: Results) -> tuple[pd.DataFrame, Setting, list[str]]:
             "lengthen run.duration, or load fewer programs at the start",
         )
     frame, setting = results.comparison(), setting_of(results)
-    return frame, setting, summary(results, frame, setting)
+    return frame, setting, [*summary(results, frame, setting), *hot_text(results)]
 
 
 def _plain(results: Results, frame: pd.DataFrame, setting: Setting, said: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from execbench.kernel.shared import Shared
+from execbench.record import layout
 from execbench.sim.engine import Class, event_key
 
 BINS = 100
@@ -27,6 +28,7 @@ class MachineRecorder:
         step = max((duration - warmup) // BINS, 1)
         self._times = [warmup + step * i for i in range((duration - warmup) // step + 1)]
         self.samples: list[tuple[int, list[tuple[int, int]], tuple[int, ...]]] = []
+        self.hot: list[layout.Hot] = []
         self._cycles: list[dict[str, int]] = []
         self._longest: list[int] = []  # of the isolated CPUs, since the sample before
         engine = shared.machine.engine
@@ -44,6 +46,7 @@ class MachineRecorder:
             groups.append((isolated.interruptions(None), isolated.stolen_ns(None)))
             self._longest.append(isolated.take_longest(machine.engine.now))
         self.samples.append((machine.engine.now, groups, memory))
+        self.hot.append(layout.hot(self.shared))
         self._cycles.append({"grace_period": machine.rcu.completed, **self.shared.cycles})
 
     def _hosts(self) -> tuple[int, int]:

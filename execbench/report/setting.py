@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from execbench.costs import Evidence, catalogue
 from execbench.registry.instances import client_costs
+from execbench.registry.plugins import class_for
 from execbench.units import show_time
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Setting:
     costs: tuple[CostLine, ...]
     command: str
     expected: str
+    caveats: tuple[str, ...] = ()
+    """What a reader must not take a client for."""
 
     @property
     def weakest(self) -> Evidence:
@@ -75,6 +78,7 @@ class Setting:
             f"Simulated: {self.machine_words()}; {self.workload} for {measured} after {show_time(self.warmup_ns)} of "
             f"warm-up, {self.replications} replications, seed {self.seed}.",
             *(f"{loop}." for loop in self.loops),
+            *(f"{caveat}." for caveat in self.caveats),
             *([f"Expected before it ran: {self.expected}"] if self.expected else []),
             self.evidence(),
             SAMPLING_ONLY,
@@ -104,8 +108,17 @@ def setting_of(results: Frames) -> Setting:
         data=_unique(_data_words(key, entry) for spec in specs for key, entry in spec["workload"]["data"].items()),
         costs=_costs(specs, {name for name, _ in clients}),
         command=str(study.get("command", "")),
+        caveats=tuple(_caveats(sorted({name for name, _ in clients}))),
         expected=str(study.get("expect", {}).get("reading", "") if isinstance(study.get("expect"), Mapping) else ""),
     )
+
+
+def _caveats(clients: Sequence[str]) -> Iterator[str]:
+    """Yield what clients say of themselves that stands under every table."""
+    for name in clients:
+        caveat = getattr(class_for("clients", name, "report"), "caveat", "")
+        if caveat:
+            yield f"{name} is {caveat}"
 
 
 def is_open(client: Mapping[str, Any]) -> bool:

@@ -29,6 +29,7 @@ from execbench.study.spec import (
     KernelConfigTable,
     MachineFile,
     RunTable,
+    TlbTable,
     TopologyTable,
     checked,
 )  # fmt: skip
@@ -73,6 +74,7 @@ def machine(name: str, tables: Mapping[str, Any], clients: Mapping[str, Any], ex
         "name": name,
         "arch": known.arch,
         "topology": _topology(known.topology),
+        **({} if known.tlb is None else {"tlb": _tlb(known.tlb)}),
         "features": features.model_dump(),
         "kernel": _configuration(known.kernel, known.arch),
         "background": _background(known.background, costs, explicit, known.topology.isolated),
@@ -89,6 +91,17 @@ def _topology(table: TopologyTable) -> dict[str, Any]:
                            "isolate fewer CPUs")  # fmt: skip
     memory = {} if table.memory is None else {"memory": size_bytes(table.memory, "machine.topology.memory")}
     return {"cpus": table.cpus, "nodes": table.nodes, "isolated": table.isolated, **memory}
+
+
+def _tlb(table: TlbTable) -> dict[str, Any]:
+    """Return `[tlb]` with the longest walk in ns; MachineError for a walk without its source."""
+    if (table.walk_at_most is None) != (not table.walk_source):
+        raise MachineError("machine.tlb.walk_source", table.walk_source, "where walk_at_most comes from, or neither",
+                           "say where it comes from")  # fmt: skip
+    plain = table.model_dump(exclude_none=True)
+    if table.walk_at_most is not None:
+        plain["walk_at_most"] = time_ns(table.walk_at_most, "machine.tlb.walk_at_most")
+    return plain
 
 
 def _configuration(table: KernelConfigTable, arch: str) -> dict[str, Any]:

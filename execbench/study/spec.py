@@ -28,6 +28,7 @@ __all__ = [
     "Spec",
     "StateTable",
     "StudyFile",
+    "TlbTable",
     "TopologyTable",
     "WorkloadFile",
     "canonical",
@@ -123,6 +124,21 @@ class TopologyTable(_Table):
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     memory: Quantity | None = None
     isolated: Annotated[int, Field(ge=0)] = 0
+
+
+class TlbTable(_Table):
+    """`[tlb]`: what one CPU's TLBs hold of instructions, as its maker has published; without it there is no figure.
+
+    itlb_4k, itlb_2m: first-level entries for base leaves and for PMD leaves; itlb_2m = 0: those of itlb_4k hold both.
+    stlb: entries of the level behind. walk_at_most: the longest page walk, for a bound and no more.
+    """
+
+    itlb_4k: Annotated[int, Field(ge=1)]
+    itlb_2m: Annotated[int, Field(ge=0)]
+    stlb: Annotated[int, Field(ge=1)] | None = None
+    source: Annotated[str, Field(min_length=1)]
+    walk_at_most: Quantity | None = None
+    walk_source: str = ""
 
 
 class X86Features(_Table):
@@ -227,6 +243,7 @@ class MachineFile(_Table):
     arch: Literal["x86_64", "arm64", "riscv64"]
     code_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
     topology: TopologyTable
+    tlb: TlbTable | None = None
     features: dict[str, Any]
     kernel: KernelConfigTable
     background: BackgroundTable

@@ -56,7 +56,7 @@ RUN = ("run", "-w", "bpf")
                 "module_alloc, which cannot serve workload user-jit",
                 "user text",
                 "backends that can: user-dual-map, user-mmap, user-mprotect;",
-                "with -w: bpf",
+                "with -w: bcachefs, bpf",
             ),
         ),
         ((*RUN, "-m", "arm64-server-128", "-b", "execmem-rox-copy"), 2, ("this machine", "ARCH_HAS_EXECMEM_ROX")),

@@ -1,4 +1,4 @@
-"""bcachefs: one function for each cached node, made and freed under its lock; what each way to allocate text makes of it."""
+"""bcachefs: one function for each cached node, made and freed under its lock, however text is allocated."""
 
 from __future__ import annotations
 

@@ -153,7 +153,9 @@ def test_the_record_does_not_depend_on_how_plans_are_split(workload: str) -> Non
     spec["run"]["merge"] = False
     slow = simulate(spec, 0, {})
     fast = simulate(spec_of(workload), 0, {})
-    assert digest_of(slow.outcome, slow.operations, slow.tables) == digest_of(fast.outcome, fast.operations, fast.tables)
+    assert digest_of(slow.outcome, slow.operations, slow.tables) == digest_of(
+        fast.outcome, fast.operations, fast.tables
+    )
 
 
 def test_an_event_without_published_text_enters_nothing(workload: str) -> None:
@@ -195,7 +197,7 @@ def test_others_see_text_when_its_publication_has_come_and_not_when_it_is_planne
 
     def publisher(k: Kernel) -> Proc[None]:
         nonlocal at
-        k.spend("copy_byte", 100_000)
+        k.spend("copy_byte", 3_000)
         k.expose(one, "pointer")
         yield from k.settle()
         at = k.now

@@ -15,7 +15,7 @@ import pytest
 from execbench.backends.bpf_prog_pack import BpfProgPack
 from execbench.clients.test_vmalloc import BUSY, LEFT_OUT, MODELLED, NAMES, SHIFTS, TestVmalloc, _Run
 from execbench.contract import Setting
-from execbench.kernel.kvfree_rcu import BULK_MAX_ENTR
+from execbench.kernel.kvfree_rcu import bulk_max_entr
 from execbench.kernel.vmalloc import GUARD, VMAP_BLOCK
 from tests.truth.bench import Bench, phase_ns, truth
 
@@ -89,13 +89,15 @@ def test_alignments_are_doubled_until_they_fit_nowhere() -> None:
     assert run("align_shift_alloc_test").bench.calls["vmalloc"] == SHIFTS
 
 
-def test_kvfree_rcu_frees_full_blocks_behind_a_grace_period() -> None:
+@pytest.mark.parametrize(("release", "block"), [("6.1", 510), ("6.12", 507), ("6.18", 507), ("7.3", 507)])
+def test_kvfree_rcu_frees_full_blocks_behind_a_grace_period(release: str, block: int) -> None:
+    assert bulk_max_entr(run("kvfree_rcu_1_arg_vmalloc_test", 5, release).bench.shared, 4096) == block
     for name in ("kvfree_rcu_1_arg_vmalloc_test", "kvfree_rcu_2_arg_vmalloc_test"):
-        calls = run(name, 5 * BULK_MAX_ENTR + 3).bench.calls
-        assert calls["kvfree_call_rcu"] == calls["vmalloc"] == 5 * BULK_MAX_ENTR + 3
-        assert 5 * BULK_MAX_ENTR <= calls["vfree"] <= 5 * BULK_MAX_ENTR + 3
+        calls = run(name, 5 * block + 3, release).bench.calls
+        assert calls["kvfree_call_rcu"] == calls["vmalloc"] == 5 * block + 3
+        assert 5 * block <= calls["vfree"] <= 5 * block + 3
         assert 1 <= calls["call_rcu"] <= 5
-    few = run("kvfree_rcu_1_arg_vmalloc_test", BULK_MAX_ENTR - 1).bench.calls
+    few = run("kvfree_rcu_1_arg_vmalloc_test", block - 1, release).bench.calls
     assert (few["vfree"], few["call_rcu"]) == (0, 0)
 
 
@@ -149,7 +151,7 @@ _BULK = "order-0 pages come one by one here, and in bulk there: pages are too de
 _OTHER = "another machine; that one's frequency is not published"
 PUBLISHED = (
     Published("fix_size_alloc_test", float(truth("published.csv")["P-VM-01"]["value"]), "P-VM-01",
-              "an input: vmap_area_* are derived from it, and purges are the worker's here, part of the loop there", 1.15),
+              "an input: vmap_area_* are derived from it; here purges are the worker's, there they are in it", 1.15),
     Published("fix_size_alloc_test", float(truth("published.csv")["P-VM-04"]["value"]), "P-VM-04",
               "an input: page_* are derived from it and the row above", 1.15, pages=4),
     Published("fix_size_alloc_test", 0.43, "P-VM-02", _OTHER, 1.5),

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 
 from execbench.errors import ExecbenchError, InputError, MachineError, PluginError
 from execbench.registry.plugins import sha8
+from execbench.simulate import World, simulate
+from execbench.store.digest import digest_of
 from execbench.study.expand import Asked, Study, expand
 from execbench.study.spec import cell_id
 
@@ -158,7 +163,7 @@ def test_a_wrong_study_is_refused_with_its_place(here: Path, text: str, said: st
         ({"backends": "bpf_prog_pack[chnk=1]"}, InputError, "chnk: got the unknown .*did you mean 'chunk'"),
         ({"backends": "./none.py"}, PluginError, "none.py, which cannot be read"),
         ({"duration": "1 parsec"}, InputError, "--duration: got '1 parsec'; allowed: a time such as"),
-        ({"warmup": "1s"}, InputError, "--warmup: got 1s; allowed: less than the duration, 20.0 ms"),
+        ({"warmup": "1s"}, InputError, "got a duration of 20.0 ms with a warm-up of 1.00 s"),
         ({"replications": 0}, InputError, "--replications: got 0; allowed: greater than or equal to 1"),
         ({"record": ["operation"]}, InputError, "--record: got 'operation'; allowed: 'operations'"),
         ({"set": ["client.bfp.threads=1"]}, InputError, "--set client.bfp.threads: got bfp; .*did you mean 'bpf'"),
@@ -230,3 +235,80 @@ def test_an_arm_that_cannot_be_expressed_is_kept_with_its_reason(here: Path) -> 
     assert [cell.refused for cell in study.cells] == ["not on x86_64: only arm64", ""]
     with pytest.raises(InputError, match="not on x86_64"):
         tiny(backends="./mine.py")
+
+
+# --- time slices: threads may outnumber CPUs --------------------------------------------------------------------------
+
+
+def crowded(merge: bool = True, cpu_model: str = "lazy", **settings: Any) -> dict[str, Any]:
+    """Eight threads that load programs on two CPUs, without a pause worth the name."""
+    given = {"client.bpf.threads": 8, "client.bpf.loaded": 16, "client.bpf.think": "20us", "run.merge": merge,
+             "run.cpu_model": cpu_model, **settings}  # fmt: skip
+    asked = Asked.of(workload="bpf", backends=["execmem"], cpus=2, warmup="20ms",
+                       set={"run.duration": "200ms", "run.drain": "100ms"} | given)  # fmt: skip
+    return json.loads(json.dumps(expand(asked).cells[0].spec))
+
+
+def test_threads_that_outnumber_cpus_all_make_progress_and_littles_law_holds() -> None:
+    spec = crowded(**{"run.duration": "2s"})
+    world = World(spec, 0, {})
+    loads: Counter[str] = Counter()
+
+    class Ears:
+        def reach(self, t: int, task: Any, *fields: Any) -> None:
+            loads[task.name] += t > spec["run"]["warmup"]
+
+    world.machine.probe.attach(Ears())
+    record = world.run()
+    assert record.outcome == "ok", record.detail
+    assert world.places == [(0, 1) * 4]
+    assert set(loads) >= {f"bpf/{i}" for i in range(8)}
+    shares = [loads[f"bpf/{i}"] for i in range(8)]
+    assert min(shares) > 3
+    assert max(shares) < 8 * min(shares)
+    metrics = record.tables["metrics"]
+    figures = dict(zip(metrics["metric"], metrics["value"], strict=True))
+    assert figures["littles_law_residual"] == 0
+
+
+def test_a_thread_gives_way_at_a_tick() -> None:
+    """Four threads to a CPU, each with milliseconds of verification: nobody waits for another's whole load."""
+    latency = {}
+    for threads in (2, 8):
+        record = simulate(crowded(**{"client.bpf.threads": threads, "run.duration": "2s"}), 0, {})
+        metrics = record.tables["metrics"]
+        rows = zip(metrics["metric"], metrics["kind"], metrics["value"], strict=True)
+        latency[threads] = {metric: value for metric, kind, value in rows if kind == "load"}
+    assert 2 < latency[8]["latency_mean"] / latency[2]["latency_mean"] < 8
+    assert latency[8]["throughput"] == pytest.approx(latency[2]["throughput"], rel=0.35)
+
+
+def test_time_slices_do_not_depend_on_how_plans_are_split() -> None:
+    records = [simulate(crowded(merge), 0, {}) for merge in (True, False)]
+    first, second = (digest_of(record.outcome, record.operations, record.tables) for record in records)
+    assert first == second
+
+
+def test_both_models_of_cpus_agree_on_a_crowd() -> None:
+    """In law: means over replications lie within four standard errors of each other."""
+    found: dict[str, list[float]] = {}
+    more = {"machine.topology.cpus": 4, "client.bpf.threads": 12, "client.bpf.loaded": 24}
+    for model in ("lazy", "explicit"):
+        for replication in range(6):
+            record = simulate(crowded(cpu_model=model, **more), replication, {})
+            assert record.outcome == "ok"
+            metrics = record.tables["metrics"]
+            rows = zip(metrics["metric"], metrics["kind"], metrics["value"], strict=True)
+            found.setdefault(model, []).append(
+                next(value for metric, kind, value in rows if (metric, kind) == ("latency_mean", "load"))
+            )
+    means = {model: fmean(values) for model, values in found.items()}
+    error = sum(stdev(values) ** 2 / len(values) for values in found.values()) ** 0.5
+    assert abs(means["lazy"] - means["explicit"]) < 4 * error + 0.01 * means["lazy"]
+
+
+def test_two_threads_that_never_sleep_are_refused_on_one_cpu() -> None:
+    with pytest.raises(InputError, match="2 computing threads on 1 CPUs; allowed: at most 1 threads that never sleep"):
+        expand(Asked.of(workload="user-jit", cpus=1))
+    assert expand(Asked.of(workload="user-jit", cpus=1, set=["client.jit.spinners=0"])).cells
+    assert expand(Asked.of(workload="user-jit", cpus=2)).cells

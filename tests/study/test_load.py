@@ -57,7 +57,7 @@ def test_shipped_files_are_found_from_an_empty_directory(tmp_path: Path, monkeyp
 
 
 def test_an_unknown_name_gets_a_did_you_mean(here: Path) -> None:
-    with pytest.raises(InputError, match=r"--workload: got tinny; .*bpf, tiny, user-jit; did you mean 'tiny'\?"):
+    with pytest.raises(InputError, match=r"--workload: got tinny; .*bpf, .*tiny, user-jit; did you mean 'tiny'\?"):
         find("workload", "tinny", "--workload")
     with pytest.raises(InputError, match="did you mean 'bpf_loaded.csv'"):
         data_path("bpf_loadd.csv")
