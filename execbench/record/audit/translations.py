@@ -14,7 +14,7 @@ from execbench.record.audit.spans import Spans
 
 NEVER = -1
 EVERYWHERE = ("ipi", "broadcast", "rfence", "mm")
-"""Flushes that reach every CPU that may hold a translation ("mm": of a process that no other runs); "local" does not."""
+"""Flushes that reach every CPU that may hold a translation ("mm": of a process that no other runs); not "local"."""
 
 
 def writable(perm: str) -> bool:
