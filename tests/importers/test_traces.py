@@ -104,7 +104,7 @@ def test_imported_programs_run(
     assert main(["import", "veristat", str(DATA / "veristat-6.12.csv")]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "bpf.csv"
-    short = ["-d", "60ms", "--warmup", "10ms", "-r", "2", "-j", "1", "-b", "bpf_prog_pack", "--cpus", "4"]
+    short = ["-d", "40ms", "--warmup", "10ms", "-r", "1", "-j", "1", "-b", "bpf_prog_pack", "--cpus", "4"]
     assert main(["run", "-w", "bpf", "-s", "client.bpf.data=bpf.csv", "-s", "client.bpf.loaded=4", *short]) == 0
 
 

@@ -191,9 +191,9 @@ NEXT_JIFFY = (("jiffies_till_first_fqs", 0), ("jiffies_till_next_fqs", 0))
     ("without", "kernel", "missed"),
     [
         pytest.param(("text_poke",), (), "key-on-spinning-1", id="no-poke"),
-        pytest.param(IPI, (), "key-on-spinning-1", id="no-ipi"),
-        pytest.param(("idle_exit_deep",), (), "key-on-halted-1", id="no-wake-up"),
-        pytest.param((), NEXT_JIFFY, "idle-1", id="no-second-jiffy"),
+        pytest.param(IPI, (), "key-on-spinning-1", id="no-ipi", marks=pytest.mark.long),
+        pytest.param(("idle_exit_deep",), (), "key-on-halted-1", id="no-wake-up", marks=pytest.mark.long),
+        pytest.param((), NEXT_JIFFY, "idle-1", id="no-second-jiffy", marks=pytest.mark.long),
     ],
 )
 def test_a_model_without_one_mechanism_misses_rows(

@@ -252,7 +252,7 @@ def test_a_publication_interrupts_the_spinning_thread_as_often_as_measured(famil
         assert float(measured[f"{family}-{size}-alone-interrupts"]["value"]) <= 0.006, "background"
 
 
-@pytest.mark.parametrize("family", BATCHED)
+@pytest.mark.parametrize("family", ["flip-batched", pytest.param("pwrite-map-batched", marks=pytest.mark.long)])
 def test_a_batch_interrupts_once_for_all_its_pieces(family: str) -> None:
     """2/B interrupts per piece for a flip there and back, 1/B for a mapping that goes: exact, as measured."""
     for size in (64, 1024):
