@@ -140,7 +140,10 @@ def _point(
     """Return what is simulated on one machine: a short run, unless the settings say how long."""
     clients = read("workload", workload, "--workload").table.get("client", {})
     few = {key: value for client, keys in FEW.items() if client in clients for key, value in keys.items()}
-    short = Asked.of(workload=workload, backends=arms, machine=machine, kernel=kernel, set={**SHORT, **few})
+    window = dict(SHORT)
+    if read("workload", workload, "--workload").table.get("workload", {}).get("horizon") == "terminating":
+        del window["run.warmup"]  # there is no steady state to reach
+    short = Asked.of(workload=workload, backends=arms, machine=machine, kernel=kernel, set={**window, **few})
     asked = replace(short, settings=short.settings + Asked.of(seed=seed, set=settings).settings)
     return Point(asked, None, StudyFile.model_validate({"study": {}}), {})
 

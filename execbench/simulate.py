@@ -9,7 +9,7 @@ from typing import Any
 
 from execbench.contract import Setting
 from execbench.costs import CostTable
-from execbench.errors import Deadlock, PluginError, SimulatedFailure
+from execbench.errors import Deadlock, InputError, PluginError, SimulatedFailure
 from execbench.kernel.rcu import flavour_rules
 from execbench.kernel.releases import Release, release_from
 from execbench.kernel.shared import Shared
@@ -83,7 +83,7 @@ class World:
         outcome, detail = "ok", ""
         try:
             for client, places in zip(self.clients, self.places, strict=True):
-                client.start(replace(setting, places=places))
+                _start(client, replace(setting, places=places))
             self.machine.engine.run(self.duration + self.drain)
             self._check_alive()
         except SimulatedFailure as failure:
@@ -114,6 +114,17 @@ class World:
         tables: Tables = {**self.recorder.tables(), **self.observer.tables()}
         tables["metrics"] = metrics(self)
         return tables
+
+
+def _start(client: Any, setting: Setting) -> None:
+    """Let a client begin; what it cannot begin with (a column that is missing, a set that is not there) is input."""
+    try:
+        client.start(setting)
+    except (ValueError, LookupError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"client.{client.name}", f"data or parameters that it cannot begin with: {said}",
+                         "files with the columns and values of workloads/data/README.md",
+                         "correct the file or the parameter") from error  # fmt: skip
 
 
 def _blamed(name: str, error: Exception) -> PluginError:

@@ -26,7 +26,7 @@ COMMITTED = json.loads((Path(__file__).parent / "digests.json").read_text())
 def spec_of(arm: str, **changes: Any) -> dict[str, Any]:
     """Return the spec of a short run on a server of 16 CPUs."""
     asked = Asked.of(
-        workload="bpf", backends=[arm], cpus=16, duration="300ms", warmup="100ms", set=changes.pop("set", ())
+        workload="bpf", backends=[arm], cpus=16, duration="400ms", warmup="100ms", set=changes.pop("set", ())
     )
     cell = expand(asked).cells[0]
     assert not cell.refused, cell.refused

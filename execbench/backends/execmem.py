@@ -62,6 +62,9 @@ class Execmem:
         source="mm/execmem.c, arch/x86/mm/init.c: execmem_arch_setup, kernel/module/strict_rwx.c",
     )
 
+    loader_flushes: ClassVar[bool] = True
+    """A module's regions come to finalize with their instruction caches flushed (module_memory.Flushed)."""
+
     def start(self, k: Shared) -> State:
         """Nothing to set up: ranges and cache are the kernel's."""
         return State(k)
@@ -98,15 +101,13 @@ class Execmem:
     def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """set_memory_rox or execmem_restore_rox, whose flush is all the synchronization on x86_64; or one poke.
 
-        Nothing is left to do for kprobes.
+        Nothing is left to do for kprobes; a module's loader flushes instruction caches itself, before.
         """
-        shared, regions = parts_of(region for region in regions if region.kind is not TextKind.KPROBES)
+        regions = [region for region in regions if region.kind is not TextKind.KPROBES]
+        yield from module_memory.flush_module_icache(k, (), [region for region in regions if not _poked(region)])
+        shared, regions = parts_of(regions)
         if shared:
-            yield from module_memory.flush_module_icache(k, shared)
             yield from module_memory.complete_formation(k, shared)
-        for region in regions:
-            if not _poked(region):
-                yield from k.flush_icache_range(region.va, region.size)
         parts = [(region.kind, region.own.area) for region in regions]
         if not k.release.execmem:  # module_alloc's
             yield from complete_formation(k, parts)

@@ -37,6 +37,8 @@ class ModuleAlloc:
         retired=("6.12", "6.18", "7.3"),
         source="arch/*/kernel/module.c: module_alloc; kernel/module/strict_rwx.c",
     )
+    loader_flushes: ClassVar[bool] = True
+    """A module's regions come to finalize with their instruction caches flushed (module_memory.Flushed)."""
     order: Literal["strict", "merged"] = "strict"
 
     def refusal(self, arch: str) -> str:
@@ -74,17 +76,18 @@ class ModuleAlloc:
             k.store_text(region.va, image.size)
 
     def finalize(self, k: Kernel, s: Totals, regions: Sequence[Region]) -> Proc[None]:
-        """flush_icache_range while NX, then the permissions, whose flushes are all the synchronization on x86_64."""
+        """flush_icache_range while NX, then the permissions, whose flushes are all the synchronization on x86_64.
+
+        A module's loader has flushed instruction caches itself, before.
+        """
+        regions = [region for region in regions if region.kind is not TextKind.KPROBES]
+        yield from module_memory.flush_module_icache(k, (), regions)
         shared, regions = parts_of(regions)
         if shared:
-            yield from module_memory.flush_module_icache(k, shared)
             yield from module_memory.complete_formation(k, shared, text=self.order == "strict")
             if self.order == "merged":
                 yield from module_memory.module_enable_text_rox_at_once(k, shared)
-        parts = [(region.kind, region.own) for region in regions if region.kind is not TextKind.KPROBES]
-        for region in regions:
-            if region.kind is not TextKind.KPROBES:
-                yield from k.flush_icache_range(region.va, region.size)
+        parts = [(region.kind, region.own) for region in regions]
         if self.order == "strict":
             yield from complete_formation(k, parts)
             return

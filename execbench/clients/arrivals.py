@@ -59,7 +59,15 @@ def loops(
     kind) which name client and kind. Open arrivals are taken in turn by whichever thread is free.
     """
     if trace is not None:
-        events = [row for row in setting.data(trace) if row["client"] == client and row["kind"] == kind]
+        if rate is not None:
+            raise ValueError("rate and trace: arrivals come from one of them")
+        lines = setting.data(trace)
+        events = [row for row in lines if row["client"] == client and row["kind"] == kind]
+        if not events:
+            others = ", ".join(sorted({f"{row['client']} {row['kind']}" for row in lines})) or "nothing"
+            raise ValueError(f"trace {trace} has no line for {client} {kind}, only for {others}")
+        if any(int(event["at_ns"]) < 0 for event in events):
+            raise ValueError(f"trace {trace}: at_ns below 0")
         return [OpenLoop(setting, client, kind, draws, Trace(events))] * threads
     if rate is not None:
         return [OpenLoop(setting, client, kind, draws, Bursts(rate, burst))] * threads

@@ -23,7 +23,15 @@ PROG_IDR_LOCK = LockKind("prog_idr_lock", "spinlock", "kernel/bpf/syscall.c: pro
 COSTS = {
     "load_fixed": Entry("load", "all of BPF_PROG_LOAD that depends on no count (bpf_prog_load)"),
     "copy_insn": Entry("instruction", "copy one instruction in (copy_from_bpfptr in bpf_prog_load)"),
+    "verify_fixed": Entry("program", "all of bpf_check that depends on no count: BTF, maps, environment"),
+    "verify_program_insn": Entry(
+        "instruction", "passes over the program before and after do_check (check_cfg, do_misc_fixups)"
+    ),
     "verify_insn": Entry("processed instruction", "verify one instruction on one path (do_check)"),
+    "verify_state": Entry("state", "make, keep and compare one verifier state (is_state_visited)"),
+    "verify_alu_insn": Entry(
+        "processed instruction", "all of bpf_check for one instruction of a program of constants and arithmetic"
+    ),
     "jit_insn": Entry("instruction and pass", "translate one instruction in one JIT pass (do_jit)"),
     "subprog_fixed": Entry("subprogram", "set up one subprogram (jit_subprogs)"),
     "kallsyms": Entry("program", "make one program's symbol visible or remove it (bpf_prog_kallsyms_add)"),
@@ -46,18 +54,19 @@ class Program:
 
     insns: int
     processed: int
-    branchiness: float
+    total_states: int
     xlated: int
     functions: tuple[int, ...]
+    straight_line: bool = False
+    """Made of constants and arithmetic, without calls or branches: `verify_alu_insn` is all that verifying it costs."""
 
     @staticmethod
     def from_row(row: Mapping[str, str]) -> Program:
-        """Read a row of workloads/data/bpf_loaded.csv; branchiness = verifier states per processed instruction."""
-        processed = int(row["processed"])
+        """Read a row of workloads/data/bpf_loaded.csv."""
         return Program(
             insns=int(row["insns"]),
-            processed=processed,
-            branchiness=int(row["total_states"]) / max(processed, 1),
+            processed=int(row["processed"]),
+            total_states=int(row["total_states"]),
             xlated=int(row["xlated"]),
             functions=tuple(int(length) for length in row["func_lens"].split()),
         )
@@ -106,10 +115,6 @@ class Bpf:
     """Share of the programs loaded that may sleep."""
     linked: float = 0.0
     """Share of the programs loaded that are attached to a function before they are unloaded: counts since 7.x."""
-    branchy_factor: float = 2.6
-    """verify_insn of the branchiest programs over that of straight-line ones (400 ns / 150 ns); assumed monotone."""
-    branchy_at: float = 0.1
-    """Verifier states per processed instruction at which branchy_factor is reached; linear below."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -125,10 +130,6 @@ class Bpf:
             raise ValueError("sleepable, linked: shares from 0 to 1")
         if self.jit_passes < 1:
             raise ValueError("jit_passes: at least 1")
-        if self.branchy_factor < 1:
-            raise ValueError("branchy_factor: at least 1")
-        if self.branchy_at <= 0:
-            raise ValueError("branchy_at: above 0")
 
     def computing_threads(self) -> int:
         """Return 0: every thread sleeps between programs, and gives way at ticks while it verifies."""
@@ -151,7 +152,6 @@ class _Run:
         self.setting = setting
         self.shared = setting.shared
         self.programs = _programs(setting.data(params.data))
-        self.factor_ppm = [_branchy_ppm(params, program) for program in self.programs]
         self.loader = Loader(params, setting)
         self.more = 2 * bool(params.sleepable or params.linked)
         self.loops = loops(
@@ -188,8 +188,9 @@ class _Run:
         loop = self.loops[thread]
         while (turn := (yield from loop.next(k))) is not None:
             drawn = int(turn.row[0] * len(self.programs))
-            mine.append((yield from self.loader.load(k, self.programs[drawn], turn.operation, self.factor_ppm[drawn],
-                                                     **self._traits(turn.row))))  # fmt: skip
+            mine.append(
+                (yield from self.loader.load(k, self.programs[drawn], turn.operation, **self._traits(turn.row)))
+            )
             yield from self.loader.unload(k, mine.popleft(), turn.number)
             yield from loop.done(k, turn)
 
@@ -216,13 +217,9 @@ class Loader:
     # --- BPF_PROG_LOAD ----------------------------------------------------------------------------------------------
 
     def load(
-        self, k: Kernel, program: Program, operation: Operation, factor_ppm: int = 1_000_000, *,
-        sleepable: bool = False, linked: bool = False,
-    ) -> Proc[Loaded]:  # fmt: skip
-        """kernel/bpf/syscall.c:bpf_prog_load: copy, verify, JIT, alloc, write, finalize, publish.
-
-        Verifying an instruction costs `factor_ppm` of the plain cost.
-        """
+        self, k: Kernel, program: Program, operation: Operation, *, sleepable: bool = False, linked: bool = False
+    ) -> Proc[Loaded]:
+        """kernel/bpf/syscall.c:bpf_prog_load: copy, verify, JIT, alloc, write, finalize, publish."""
         cost = self._cost
         k.begin(operation, "copy")
         k.task.site = "bpf_prog_load"
@@ -231,7 +228,7 @@ class Loader:
         k.spend(cost["copy_insn"], program.insns)
         pages = yield from k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
         k.phase("verify")
-        yield from self._bpf_check(k, program, factor_ppm)
+        yield from self._bpf_check(k, program)
         k.phase("jit")
         passes = self._jit_passes
         if len(program.functions) > 1:  # once more for every function when all addresses are known (extra_pass)
@@ -252,11 +249,17 @@ class Loader:
         k.end()
         return loaded
 
-    def _bpf_check(self, k: Kernel, program: Program, factor_ppm: int) -> Proc[None]:
+    def _bpf_check(self, k: Kernel, program: Program) -> Proc[None]:
         """kernel/bpf/verifier.c:bpf_check with its two temporary areas: the instructions' aux data, the tag's copy."""
         cost = self._cost
         aux = yield from k.vmalloc_data(k.release.aux_bytes * program.insns)
-        yield from k.compute(cost["verify_insn"], program.processed * factor_ppm // 1_000_000)
+        if program.straight_line:
+            yield from k.compute(cost["verify_alu_insn"], program.processed)
+        else:
+            k.spend(cost["verify_fixed"])
+            k.spend(cost["verify_program_insn"], program.insns)
+            yield from k.compute(cost["verify_insn"], program.processed)
+            yield from k.compute(cost["verify_state"], program.total_states)
         tag = yield from k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
         yield from k.vfree_data(tag)
         yield from k.vfree_data(aux)
@@ -326,8 +329,3 @@ def _readers(k: Kernel, loaded: Loaded) -> list[Flavour]:
 
 def _programs(rows: Sequence[Mapping[str, str]]) -> list[Program]:
     return [Program.from_row(row) for row in rows]
-
-
-def _branchy_ppm(params: Bpf, program: Program) -> int:
-    share = min(1.0, program.branchiness / params.branchy_at)
-    return int((1 + (params.branchy_factor - 1) * share) * 1_000_000 + 0.5)

@@ -50,6 +50,8 @@ class FtraceClient:
     """Functions of one tracer; 10,000 and more for a tracer without a filter."""
     dynamic: bool = True
     kept: Dist = field(default=Exponential(100e6), metadata={"unit": "time"})
+    """How long it stays. With `rate` or `trace` its thread serves no other arrival meanwhile: an arrival that finds
+    every thread keeping a tracer waits, and its latency says so; give `threads` above rate times `kept`."""
     trampoline: int = TRAMPOLINE
     """Bytes of a trampoline."""
     think: Dist = field(default=Exponential(500e6), metadata={"unit": "time"})

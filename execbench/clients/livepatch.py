@@ -65,6 +65,8 @@ class LivepatchClient:
     busy: float = 0.002
     """Chance that a check finds a task in a patched function, or its stack unreliable; assumed (0.0002 to 0.05)."""
     kept: Dist = field(default=Exponential(1e9), metadata={"unit": "time"})
+    """How long it stays. With `rate` or `trace` its thread serves no other arrival meanwhile: an arrival that finds
+    every thread keeping a patch waits, and its latency says so; give `threads` above rate times `kept`."""
     think: Dist = field(default=Exponential(2e9), metadata={"unit": "time"})
     rate: float | None = field(default=None, metadata={"unit": "rate"})
     burst: int = 1
@@ -102,6 +104,16 @@ class LivepatchClient:
             setting.spawn(f"livepatch/{i}", i, partial(run.thread, number=i))
 
 
+@dataclass(slots=True)
+class _Transition:
+    """One change of all tasks, to a patch or back; its draws depend on its operation's number and the check alone."""
+
+    patch: Patch
+    number: int
+    enable: bool
+    checks: int = 0
+
+
 class _Run:
     """One replication of the client."""
 
@@ -112,7 +124,6 @@ class _Run:
         self.second = 1_000_000_000
         self.memory = trampolines(setting)
         self.text = BackendText(setting) if setting.serves(TextKind.MODULE_TEXT) else RELEASE
-        self.stacks = setting.stream("client.livepatch/stacks")
         self.loops = loops(
             setting, "livepatch", "enable", threads=params.threads, draws=params.kept.uniforms, think=params.think,
             rate=params.rate, burst=params.burst, trace=params.trace,
@@ -148,8 +159,9 @@ class _Run:
             yield from setting.publish(k, region, "pointer", inside(k))
             patch.unswitched = params.tasks
             k.spend("client.livepatch.mark", params.tasks)
-            done = yield from self._try_complete(k, patch, enable=True)
-        yield from self._transition(k, patch, number, enable=True, done=done)
+            transition = _Transition(patch, turn.number, enable=True)
+            done = yield from self._try_complete(k, transition)
+        yield from self._transition(k, transition, number, done)
         end(k)
         return patch
 
@@ -161,24 +173,25 @@ class _Run:
         with (yield from k.lock("klp_mutex")):
             patch.unswitched = self.params.tasks
             k.spend("client.livepatch.mark", self.params.tasks)
-            done = yield from self._try_complete(k, patch, enable=False)
-        yield from self._transition(k, patch, number, enable=False, done=done)
+            transition = _Transition(patch, turn.number, enable=False)
+            done = yield from self._try_complete(k, transition)
+        yield from self._transition(k, transition, number, done)
         k.phase("unload")
         yield from k.synchronize_rcu()  # free_module
         yield from self.text.free(k, (patch.region,))
         end(k)
 
-    def _transition(self, k: Kernel, patch: Patch, number: int, enable: bool, done: bool) -> Proc[None]:
+    def _transition(self, k: Kernel, transition: _Transition, number: int, done: bool) -> Proc[None]:
         """Wait for klp_transition_work, as kpatch does before it says that a patch is in place."""
         if done:
             return
         k.phase("transition")
         yield from k.settle()
         at = k.now + self.second
-        self.setting.spawn(f"klp_transition/{number}", number, partial(self._work, patch, enable, k.task), at)
+        self.setting.spawn(f"klp_transition/{number}", number, partial(self._work, transition, k.task), at)
         yield from k.task.block()
 
-    def _work(self, patch: Patch, enable: bool, waiter: Task, k: Kernel) -> Proc[None]:
+    def _work(self, transition: _Transition, waiter: Task, k: Kernel) -> Proc[None]:
         """klp_transition_work_fn, each second until nobody is left (round_jiffies_relative: about)."""
         k.spend("task_wakeup")
         k.task.site = "klp_transition_work_fn"
@@ -187,22 +200,25 @@ class _Run:
             operation = self.setting.operation("livepatch", "transition", 0, k.now, "deferred")
             k.begin(operation, "klp_try_complete_transition")
             with (yield from k.lock("klp_mutex")):
-                done = yield from self._try_complete(k, patch, enable)
+                done = yield from self._try_complete(k, transition)
             end(k)
             yield from k.settle()
             if not done:
                 yield from k.sleep_until(k.now + self.second)
         waiter.wake(k.now)
 
-    def _try_complete(self, k: Kernel, patch: Patch, enable: bool) -> Proc[bool]:
+    def _try_complete(self, k: Kernel, transition: _Transition) -> Proc[bool]:
         """klp_try_complete_transition: walk the stacks of those left; with nobody left complete it, and say so."""
-        params = self.params
+        params, patch = self.params, transition.patch
         k.count("klp_try_complete_transition", patch.unswitched)
         yield from k.compute("client.livepatch.stack", patch.unswitched)
-        patch.unswitched = sum(self.stacks.u() < params.busy for _ in range(patch.unswitched))
+        stacks = self.setting.stream(f"client.livepatch/stacks/{transition.checks}")
+        transition.checks += 1
+        row = stacks.row(2 * transition.number + (not transition.enable), params.tasks)
+        patch.unswitched = sum(u < params.busy for u in row[: patch.unswitched])
         if patch.unswitched:
             return False
-        if not enable:
+        if not transition.enable:
             self.setting.retire(k, patch.region)
             yield from livepatch.klp_unpatch_objects(k, patch)
         yield from livepatch.klp_synchronize_transition(k)

@@ -40,12 +40,12 @@ class Modules:
 
     work = boot: the set's roots in the order of its phases, taken in turn by `threads` loaders (udev's workers, each a
     modprobe); a phase begins when the one before is over; then nothing more. work = churn: the modules of the set that
-    others depend on are there; each thread thinks, loads one of the rest and unloads the one that it loaded before.
+    others depend on are there; each thread thinks, loads one of its share of the rest and unloads the one before.
     """
 
     name: ClassVar[str] = "module"
     api_phases: ClassVar[frozenset[str]] = frozenset(
-        {"alloc", "write", "finalize", "seal", "free_init", "free_mod_mem"}
+        {"alloc", "write", "flush_icache", "finalize", "seal", "free_init", "free_mod_mem"}
     )
     arrivals: ClassVar[frozenset[str]] = frozenset({"load"})
     costs: ClassVar[Mapping[str, Entry]] = COSTS
@@ -212,7 +212,6 @@ class _Churn:
         needed = {below for name in every for below in modules[name].depends}
         self.resident = [modules[name] for name in every if name in needed]
         self.pool = [modules[name] for name in every if name not in needed]
-        self.taken: set[str] = set()
         self.unloads = 0
         self.loops = loops(
             setting, "module", "load", threads=params.threads, draws=1, think=params.think, rate=params.rate,
@@ -220,8 +219,8 @@ class _Churn:
         )  # fmt: skip
 
     def spawn(self) -> None:
-        if len(self.pool) <= self.params.threads:
-            raise ValueError(f"threads: fewer than the {len(self.pool)} modules on which no other depends")
+        if len(self.pool) < 2 * self.params.threads:
+            raise ValueError(f"threads: at most half of the {len(self.pool)} modules on which no other depends")
         self.setting.spawn("module/boot", 0, self._boot)
 
     def _boot(self, k: Kernel) -> Proc[None]:
@@ -235,19 +234,19 @@ class _Churn:
         loop = self.loops[thread]
         held: Loaded | None = None
         while (turn := (yield from loop.next(k))) is not None:
-            module = self._draw(turn.row[0])
+            module = self._draw(thread, turn.row[0], held)
             loaded = yield from self.loader.finit_module(k, module, turn.operation)
             assert loaded is not None, "nobody else loads it"
             if held is not None:
                 self.unloads += 1
                 yield from self.loader.unload(k, held, self.unloads)
-                self.taken.discard(held.module.name)
             held = loaded
             yield from loop.done(k, turn)
 
-    def _draw(self, uniform: float) -> Module:
-        """Return one of the pool, with equal chance; the next one if a thread has it."""
-        first = int(uniform * len(self.pool))
-        module = next(one for one in self.pool[first:] + self.pool[:first] if one.name not in self.taken)
-        self.taken.add(module.name)
-        return module
+    def _draw(self, thread: int, uniform: float, held: Loaded | None) -> Module:
+        """Return one of the thread's own part of the pool with equal chance, but not the one that it holds.
+
+        So a thread's k-th load is of the same module under every API, whatever the others do meanwhile.
+        """
+        mine = [one for one in self.pool[thread :: self.params.threads] if held is None or one is not held.module]
+        return mine[int(uniform * len(mine))]

@@ -10,8 +10,9 @@ from execbench.clients.module_data import Module
 from execbench.contract import Entry, Estimate, Image, Proc, Region, Request, Setting, TextKind
 from execbench.kernel import module_memory
 from execbench.kernel.facade import Kernel
+from execbench.kernel.ftrace_module import ftrace_free_mem, ftrace_module_enable, ftrace_module_init
 from execbench.kernel.jump_label import jump_label_add_module, jump_label_update
-from execbench.kernel.module_memory import TEXT, Part
+from execbench.kernel.module_memory import TEXT, Part, flushed
 from execbench.kernel.operation import Operation
 from execbench.kernel.static_call import Patching, static_call_add_module, static_call_update
 from execbench.sim.task import Task
@@ -29,7 +30,8 @@ COSTS: Final = {
     "patch_site": Entry("site", "patch one site of text that is still writable (apply_alternatives, apply_returns, "
                         "apply_retpolines: text_poke_early)", estimate=Estimate("60ns", "20ns", "300ns",
                         _ASSUMED + "decode an instruction and copy a few bytes")),
-    "ftrace_site": Entry("site", "note one call site of ftrace and make it a nop (ftrace_process_locs)",
+    "ftrace_site": Entry("site", "note one call site of ftrace; on x86_64 make it a nop, too "
+                         "(ftrace_process_locs)",
                          estimate=Estimate("40ns", "10ns", "150ns", _ASSUMED + "a store, a share of sorting")),
     "init": Entry("load", "the module's own init (do_one_initcall)", estimate=Estimate("200us", "10us", "20ms",
                   _ASSUMED + "registering a driver; probing hardware may take far longer")),
@@ -44,6 +46,8 @@ Key = tuple[TextKind, bool]
 """A type of a module's memory: its kind, and whether it is init's own."""
 FREED: Final = (TextKind.MODULE_TEXT, TextKind.RODATA, TextKind.RO_AFTER_INIT, TextKind.MODULE_DATA)
 """Order in which a module's memory goes; its data, in which struct module lies, is the last (free_mod_mem)."""
+INIT_FREED: Final = (TextKind.INIT_TEXT, TextKind.MODULE_DATA, TextKind.RODATA)
+"""As FREED, for what only init needs (do_free_init)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +60,7 @@ class Loaded:
 
     def init(self, init: bool) -> tuple[list[Region], list[Part]]:
         """Return what init has of its own, or the rest, in the order in which it is freed."""
-        keys = [(kind, init) for kind in ((TextKind.INIT_TEXT,) if init else ()) + FREED]
+        keys = [(kind, init) for kind in (INIT_FREED if init else FREED)]
         return ([self.regions[key] for key in keys if key in self.regions],
                 [self.parts[key] for key in keys if key in self.parts])  # fmt: skip
 
@@ -73,6 +77,7 @@ class Loader:
         self._setting = setting
         self._patching = patching
         self._differing = differing_keys
+        self._flushes: bool = getattr(setting.backend, "loader_flushes", False)
         self.states: dict[str, Literal["unformed", "coming", "live"]] = {}
         self._asked: set[str] = set()  # names of requests that nobody has finished yet
         self._reading: set[str] = set()  # files whose load has begun (struct idempotent)
@@ -222,11 +227,15 @@ class Loader:
         if sites:
             k.count("text_poke_early", sites)
             k.spend("client.module.patch_site", sites)
+        yield from self._flush_module_icache(k, loaded)
         k.phase("ftrace")
-        if module.mcount:
-            with (yield from k.lock("ftrace_lock")):
-                k.count("ftrace_module_init", module.mcount)
-                k.spend("client.module.ftrace_site", module.mcount)
+        yield from ftrace_module_init(k, module.mcount, "client.module.ftrace_site")
+
+    def _flush_module_icache(self, k: Kernel, loaded: Loaded) -> Proc[None]:
+        """Flush what the release's own parts are in, and the regions of a backend that leaves it to the loader."""
+        k.phase("flush_icache")
+        regions = list(loaded.regions.values()) if self._flushes else []
+        yield from module_memory.flush_module_icache(k, list(loaded.parts.values()), regions)
 
     def _early_sites(self, module: Module) -> int:
         early = self._patching == "before-rox"
@@ -243,19 +252,21 @@ class Loader:
         }
 
     def _complete_formation(self, k: Kernel, loaded: Loaded) -> Proc[None]:
-        """Set the permissions under module_mutex, data before text; the backend flushes its own instruction caches."""
+        """Set the permissions under module_mutex, data before text."""
         k.phase("finalize")
         parts = list(loaded.parts.values())
-        yield from module_memory.flush_module_icache(k, parts)
         with (yield from k.lock("module_mutex")):
             if parts:
                 yield from module_memory.complete_formation(k, parts, text=False)
-            yield from self._setting.finalize(k, list(loaded.regions.values()))
+            regions = list(loaded.regions.values())
+            yield from self._setting.finalize(k, [flushed(one) for one in regions] if self._flushes else regions)
             yield from k.settle()
             self.states[loaded.module.name] = "coming"
 
     def _prepare_coming_module(self, k: Kernel, module: Module) -> Proc[None]:
-        """Notifiers of MODULE_STATE_COMING: jump labels (priority 1), then static calls, both in live text."""
+        """ftrace, then notifiers of MODULE_STATE_COMING: jump labels (priority 1), static calls; all in live text."""
+        k.phase("ftrace")
+        yield from ftrace_module_enable(k, module.mcount)
         k.phase("jump_labels")
         if module.branches:
             keys = 0 if self._patching == "before-rox" else self._keys(module)
@@ -277,6 +288,8 @@ class Loader:
         k.phase("seal")
         yield from k.settle()
         self.states[module.name] = "live"
+        if module.init_text or not k.release.mod_mem:  # before 6.4 all of init_layout
+            yield from ftrace_free_mem(k)
         with (yield from k.lock("module_mutex")):
             yield from self._seal(k, loaded)
             if (TextKind.INIT_TEXT, True) in loaded.regions:
@@ -301,12 +314,12 @@ class Loader:
                 yield from module_memory.seal(k, loaded.parts.get(key))
 
     def _do_free_init(self, k: Kernel) -> Proc[None]:
-        """One grace period for all modules that wait by now, then their init text, data and constants."""
+        """One grace period for all modules that wait by now, then their init text, data, constants; the last first."""
         k.phase("wait")
         waiting, self._init_free = self._init_free, []
         yield from k.synchronize_rcu()
         k.phase("free_init")
-        for loaded in waiting:
+        for loaded in reversed(waiting):
             yield from self._free(k, loaded, True)
 
     # --- delete_module ------------------------------------------------------------------------------------------------

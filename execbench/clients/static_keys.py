@@ -25,7 +25,8 @@ COSTS = {
 class StaticKeys:
     """Threads that flip `storm` keys one after the other: each key drawn from real ones with their numbers of branches.
 
-    All threads share the keys: a key that is on is switched off by whoever draws it next.
+    Whether a key is on or off is no state of the model: both ways patch all its branches at the same cost, so that each
+    flip is a change. Threads meet in the locks, not in a key.
     """
 
     name: ClassVar[str] = "static-keys"

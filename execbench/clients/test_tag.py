@@ -18,7 +18,7 @@ from execbench.kernel.facade import Kernel
 _LOADING = {
     "load_fixed": ("4.2us", "2us", "10us"),
     "copy_insn": ("0.7ns", "0.3ns", "2ns"),
-    "verify_insn": ("150.5ns", "100ns", "400ns"),
+    "verify_alu_insn": ("150.5ns", "100ns", "400ns"),
     "jit_insn": ("6.4ns", "4ns", "15ns"),
     "subprog_fixed": ("3us", "1us", "10us"),
     "kallsyms": ("0.12us", "0.05us", "1us"),
@@ -59,7 +59,7 @@ IMM_BYTES, IMM64_BYTES, WIDE_BYTES, FRAME = 7, 10, 10, 12
 
 def imm_program(insns: int) -> Program:
     """Return bpf_gen_imm_prog: constants into the registers in turn, then exit; rand() is never negative."""
-    return Program(insns=insns, processed=insns, branchiness=0.0, xlated=insns,
+    return Program(insns=insns, processed=insns, total_states=0, xlated=insns, straight_line=True,
                    functions=(IMM_BYTES * (insns - 1) + FRAME,))  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def map_program(insns: int) -> Program:
     """Return bpf_gen_map_prog: addresses of a map into the registers in turn, two instructions each, then exit."""
     wide = (insns - 1) // 2
     odd = (insns - 1) % 2
-    return Program(insns=insns, processed=wide + odd + 1, branchiness=0.0, xlated=insns,
+    return Program(insns=insns, processed=wide + odd + 1, total_states=0, xlated=insns, straight_line=True,
                    functions=(WIDE_BYTES * wide + IMM_BYTES * odd + FRAME,))  # fmt: skip
 
 

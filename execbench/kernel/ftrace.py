@@ -19,6 +19,7 @@ CALL: Final = 5
 """arch/x86/include/asm/text-patching.h: CALL_INSN_SIZE."""
 TRAMPOLINE: Final = 320
 """Bytes of ftrace_regs_caller with its return and the pointer behind it; assumed (180 to 420), never above a page."""
+_NO_DIRECT: Final = ("6.1",)
 
 
 class TextMemory(Protocol):
@@ -79,13 +80,15 @@ class FtraceOps:
     """struct ftrace_ops: who is called, at how many call sites.
 
     dynamic: it may be freed, hence is only called through the list function or its own trampoline, and unregistering
-    waits (FTRACE_OPS_FL_DYNAMIC). direct: it brings a trampoline of its own (FTRACE_OPS_FL_DIRECT).
+    waits (FTRACE_OPS_FL_DYNAMIC). direct: it brings a trampoline of its own (FTRACE_OPS_FL_DIRECT). ipmodify: it
+    returns elsewhere (FTRACE_OPS_FL_IPMODIFY: live patches), so that direct calls at its sites are looked for.
     """
 
     name: str
     sites: int
     dynamic: bool = True
     direct: bool = False
+    ipmodify: bool = False
     memory: TextMemory = RELEASE
     size: int = TRAMPOLINE
     trampoline: Region | None = None
@@ -96,14 +99,55 @@ def ftrace_modify_all_code(k: Kernel, sites: int) -> Proc[None]:
     return ftrace_run_update_code(k, sites)
 
 
+def direct_calls(k: Kernel) -> bool:
+    """Say whether a kernel has direct calls, hence direct_mutex (arch/*/Kconfig: ..._FTRACE_WITH_DIRECT_CALLS).
+
+    x86_64 on all releases, arm64 and riscv64 on all but 6.1.
+    """
+    return k.arch.name == "x86_64" or k.release.name not in _NO_DIRECT
+
+
 def register_ftrace_function(k: Kernel, ops: FtraceOps) -> Proc[None]:
-    """Let `ops` be called at its sites; takes ftrace_lock."""
-    with (yield from k.lock("ftrace_lock")):
+    """Let `ops` be called at its sites; takes direct_mutex, where there are direct calls, and ftrace_lock inside.
+
+    Whoever registers waits for the direct call that is being taken off meanwhile, and for its grace periods.
+    """
+    if not direct_calls(k):
+        yield from register_ftrace_function_nolock(k, ops)
+        return
+    with (yield from k.lock("direct_mutex")):
+        if ops.ipmodify:
+            yield from _find_direct_calls(k, ops)
         yield from register_ftrace_function_nolock(k, ops)
 
 
 def register_ftrace_function_nolock(k: Kernel, ops: FtraceOps) -> Proc[None]:
-    """ftrace_startup: trampoline, choice of the common function, then the code; the caller holds ftrace_lock."""
+    """Let `ops` be called at its sites; takes ftrace_lock only, for those who hold direct_mutex."""
+    with (yield from k.lock("ftrace_lock")):
+        yield from ftrace_startup(k, ops)
+
+
+def unregister_ftrace_function(k: Kernel, ops: FtraceOps) -> Proc[None]:
+    """Let `ops` be called no more; ftrace_lock is held over all waits, and until its trampoline is freed.
+
+    direct_mutex is taken behind it, and only for ops that are `ipmodify` (cleanup_direct_functions_after_ipmodify).
+    """
+    with (yield from k.lock("ftrace_lock")):
+        yield from _shutdown(k, ops)
+    if ops.ipmodify and direct_calls(k):
+        with (yield from k.lock("direct_mutex")):
+            yield from _find_direct_calls(k, ops)
+
+
+def _find_direct_calls(k: Kernel, ops: FtraceOps) -> Proc[None]:
+    """Look for direct calls at each site (prepare_direct_functions_for_ipmodify, cleanup_...); none is ever there."""
+    for _ in range(ops.sites):
+        with (yield from k.lock("ftrace_lock")):
+            k.spend("list_walk", len(k.shared.ftrace.ops))
+
+
+def ftrace_startup(k: Kernel, ops: FtraceOps) -> Proc[None]:
+    """Make a trampoline, choose the common function, then change code; the caller holds ftrace_lock."""
     k.count("ftrace_startup", ops.sites)
     yield from k.settle()
     ftrace = k.shared.ftrace
@@ -116,13 +160,7 @@ def register_ftrace_function_nolock(k: Kernel, ops: FtraceOps) -> Proc[None]:
         yield from ftrace_run_update_code(k, ops.sites, function)
 
 
-def unregister_ftrace_function(k: Kernel, ops: FtraceOps) -> Proc[None]:
-    """Let `ops` be called no more; ftrace_lock is held over all waits, and until its trampoline is freed."""
-    with (yield from k.lock("ftrace_lock")):
-        yield from unregister_ftrace_function_nolock(k, ops)
-
-
-def unregister_ftrace_function_nolock(k: Kernel, ops: FtraceOps) -> Proc[None]:
+def _shutdown(k: Kernel, ops: FtraceOps) -> Proc[None]:
     """ftrace_shutdown of these ops: the code first; if they may be freed, the waits, then their trampoline."""
     yield from k.settle()
     ftrace = k.shared.ftrace

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from execbench.kernel.arm64.patching import aarch64_insn_patch_text_nosync, write_nosync
-from execbench.kernel.riscv64.icache import flush_icache_all
-from execbench.kernel.riscv64.patch import FENTRY, INSN, POINTER, patch_insn, patch_text_nosync
+from execbench.kernel.riscv64.patch import arch_ftrace_update_code, ftrace_make_call
 from execbench.kernel.riscv64.rules import rules_of as riscv64_rules
 from execbench.kernel.smp import smp_call_function
 from execbench.kernel.x86_64.poke import smp_text_poke_batch
@@ -78,16 +77,9 @@ def ftrace_run_update_code(k: Kernel, sites: int, function: bool = False) -> Pro
     with (yield from k.lock("text_mutex")):
         if k.arch.name == "x86_64":
             yield from _modify_all_code(k, sites, function)
-        elif riscv64_rules(k).ftrace_stops:
-            fences = int(
-                riscv64_rules(k).stopped_fence
-            )  # on 6.1 only one CPU runs the function, and nobody leaves by one
-            begin = yield from k.stop_machine("fence_i", fences, _modify_all_code(k, sites, function, stopped=True))
-            if fences:
-                k.tell("icache", begin, 0, 0, "fence.i-all")
         else:
-            yield from _modify_all_code(k, sites, function)
-            yield from flush_icache_all(k)
+            stopped = riscv64_rules(k).ftrace_stops
+            yield from arch_ftrace_update_code(k, _modify_all_code(k, sites, function, stopped))
 
 
 def _modify_all_code(k: Kernel, sites: int, function: bool, stopped: bool = False) -> Proc[None]:
@@ -123,10 +115,10 @@ def _update_ftrace_func(k: Kernel, func: str) -> Proc[None]:
         case "arm64":
             yield from aarch64_insn_patch_text_nosync(k)
         case _ if k.release.name in _OLD:
-            yield from _riscv_site(k)
-            yield from _riscv_site(k)
+            yield from ftrace_make_call(k)
+            yield from ftrace_make_call(k)
         case _:
-            yield from _riscv_site(k)
+            yield from ftrace_make_call(k)
 
 
 def _replace_code(k: Kernel, sites: int) -> Proc[None]:
@@ -143,24 +135,9 @@ def _replace_code(k: Kernel, sites: int) -> Proc[None]:
         return
     for _ in range(sites):
         if k.arch.name == "riscv64":
-            yield from _riscv_site(k)
+            yield from ftrace_make_call(k)
             continue
         if call_ops(k):
             k.count("aarch64_insn_write_literal_u64")
             yield from write_nosync(k, 0, LITERAL, "copy_byte", "site")
         yield from aarch64_insn_patch_text_nosync(k)
-
-
-def _riscv_site(k: Kernel) -> Proc[None]:
-    """One call: both instructions in a stopped machine, on 6.1 with the firmware's fence; since 6.16 the second one.
-
-    execbench.kernel.riscv64.patch.ftrace_modify_all_code is the same for the one site of a publication.
-    """
-    rules = riscv64_rules(k)
-    if not rules.ftrace_stops:
-        yield from patch_text_nosync(k, 0, POINTER, "site")
-        yield from patch_insn(k, "patch_insn_write", 0, INSN, "site")
-    elif rules.stopped_fence:
-        yield from patch_insn(k, "patch_insn_write", 0, FENTRY, "site")
-    else:
-        yield from patch_text_nosync(k, 0, FENTRY, "site")

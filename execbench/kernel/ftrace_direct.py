@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from execbench.kernel.ftrace import (
     FtraceOps,
     ftrace_set_hash,
-    register_ftrace_function,
+    register_ftrace_function_nolock,
     unregister_ftrace_function,
 )  # fmt: skip
 from execbench.sim.engine import Proc
@@ -83,7 +83,7 @@ def register_ftrace_direct(k: Kernel, direct: DirectFunctions, ops: FtraceOps) -
             yield from _change(k, ops, 1)
         else:
             ops.sites = 1
-            yield from register_ftrace_function(k, ops)
+            yield from register_ftrace_function_nolock(k, ops)
     if old and k.release.name in _WAITS:
         yield from k.synchronize_rcu_tasks()
     elif old:
@@ -98,7 +98,7 @@ def modify_ftrace_direct(k: Kernel, direct: DirectFunctions, ops: FtraceOps) -> 
     """
     with (yield from k.lock("direct_mutex")):
         k.count("modify_ftrace_direct")
-        yield from register_ftrace_function(k, direct.tmp_ops)
+        yield from register_ftrace_function_nolock(k, direct.tmp_ops)
         with (yield from k.lock("ftrace_lock")):
             k.spend("list_walk")
         yield from unregister_ftrace_function(k, direct.tmp_ops)

@@ -69,7 +69,7 @@ def klp_patch_object(k: Kernel, patch: Patch, functions: int, memory: TextMemory
     for i in range(functions):
         k.count("klp_patch_func")
         k.spend("kmalloc")
-        ops = FtraceOps(f"klp_ftrace_handler/{i}", 1, memory=memory)
+        ops = FtraceOps(f"klp_ftrace_handler/{i}", 1, ipmodify=True, memory=memory)
         yield from register_ftrace_function(k, ops)
         patch.ops.append(ops)
 

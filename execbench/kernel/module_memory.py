@@ -54,6 +54,16 @@ class Part:
         return self.piece.area
 
 
+@dataclass(slots=True, eq=False)
+class Flushed(Region):
+    """A module's region whose loader has flushed instruction caches already (flush_module_icache): see `flushed`."""
+
+
+def flushed(region: Region) -> Region:
+    """Return the same region, marked for the finalize of a backend that leaves the flush to the loader."""
+    return Flushed(region.id, region.va, region.size, region.reserved, region.kind, region.own)
+
+
 def by_layout(k: Kernel, reqs: Iterable[Request]) -> bool:
     """Say whether these are a module's and go into areas of several types: before 6.4."""
     return not k.release.mod_mem and all([req.layout for req in reqs] or [""])
@@ -101,8 +111,15 @@ def alloc_layouts(k: Kernel, reqs: Sequence[Request]) -> Proc[list[Part]]:
     return [found[i] for i in range(len(reqs))]
 
 
-def flush_module_icache(k: Kernel, parts: Sequence[Part]) -> Proc[None]:
-    """flush_icache_range for every area that the parts are in (kernel/module/main.c:flush_module_icache)."""
+def flush_module_icache(k: Kernel, parts: Sequence[Part], regions: Sequence[Region] = ()) -> Proc[None]:
+    """flush_icache_range for every area that parts and regions are in (kernel/module/main.c:flush_module_icache).
+
+    The loader calls it behind the relocations, before ftrace_module_init and without module_mutex.
+    """
+    shared, others = parts_of(region for region in regions if not isinstance(region, Flushed))
+    parts = [*parts, *shared]
+    for region in others:
+        yield from k.flush_icache_range(region.va, region.size)
     done: set[int] = set()
     for part in sorted(parts, key=lambda part: not part.init) if any(part.layout for part in parts) else parts:
         if part.layout is None:

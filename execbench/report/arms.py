@@ -32,12 +32,13 @@ def arms_of(results: Frames) -> pd.DataFrame:
         spec = json.loads(cell["spec"])
         axes = json.loads(cell["point"])
         steady = spec["workload"]["horizon"] == "steady-state"
+        closed = {name for name, one in spec["workload"]["clients"].items() if not is_open(one)}
         rows.append({
             "cell": cell["cell"], "arm": cell["arm"], "status": cell["status"], "refused": cell["refused"],
             "point": point_words(axes), "axes": axes,
             "loops": {name: "open" if is_open(one) else "closed" for name, one in spec["workload"]["clients"].items()},
             "window_ns": spec["run"]["duration"] - spec["run"]["warmup"], "duration_ns": spec["run"]["duration"],
-            "growth": growth(results, cell["cell"], spec["run"]) if steady else 0.0,
+            "growth": growth(results, cell["cell"], spec["run"], closed) if steady else 0.0,
             "few_cycles": few_cycles(results, cell["cell"]),
         })  # fmt: skip
     return pd.DataFrame(rows)

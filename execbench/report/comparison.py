@@ -35,23 +35,28 @@ class Frames(Protocol):
 
 
 def comparison(results: Frames) -> pd.DataFrame:
-    """Return the tidy frame: `cell, point, arm, client, kind, mode, loop, since, status, outcome, refused, growth,
-    few_cycles, replications, operations` and, for each of COLUMNS, `NAME, NAME_low, NAME_high, NAME_status, NAME_note`.
+    """Return the tidy frame: `cell, point, arm, client, kind, mode, shared, loop, since, status, outcome, refused,
+    growth, few_cycles, replications, operations` and, for each of COLUMNS, `NAME, NAME_low, NAME_high, NAME_status,
+    NAME_note`.
 
     Base units (ns, bytes, per second, shares of 1). Rows follow the points of a study, then client and class (what a
     caller waits for before what is deferred), then the arms in the order they were given; a refused arm has its reason
     in `refused` and no figures. Latency counts from `since`, "arrival" (intended, open loop) or "begin"; where
-    `growth` (op/s of backlog) is not 0 there is no steady state and no latency.
+    `growth` (op/s of backlog) is not 0 there is no steady state and no latency. `shared`: other classes that enter the
+    API ran too, so that per-operation figures of the machine are not this class's alone.
     """
     import pandas as pd
 
     cells = arms_of(results)
     classes = _classes(results) or [("", "", "sync")]
+    shares = results.table("metrics")
+    shares = shares[(shares["metric"] == "api_share") & (shares["value"] > 0)]
+    shared = len(shares[["client", "kind"]].drop_duplicates()) > 1
     rows = []
     for point in cells["point"].drop_duplicates():
         here = cells[cells["point"] == point]
         for client, kind, mode in classes:
-            rows += [_row(results, cell, client, kind) | {"mode": mode} for cell in records(here)]
+            rows += [_row(results, cell, client, kind) | {"mode": mode, "shared": shared} for cell in records(here)]
     return pd.DataFrame(rows)
 
 

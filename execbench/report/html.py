@@ -186,12 +186,12 @@ def _plots(results: Frames, cells: pd.DataFrame, frame: pd.DataFrame) -> Iterato
     inside = [(str(client), str(kind)) for (client, kind), rows in steady.groupby(["client", "kind"], sort=False)
               if inside_api(rows)]  # fmt: skip
     for client, kind in inside:
-        yield _plot(f"How long a {kind} takes", plots.latency_plot(results, cells, client, kind),
+        yield _plot(f"How long {client} {kind} takes", plots.latency_plot(results, cells, client, kind),
                     "Left: share of operations done within a time. Right: share that takes longer, on a logarithmic "
                     "scale, so that 10 %, 1 % and 0.1 % are p90, p99 and p99.9.")  # fmt: skip
     for client in dict.fromkeys(client for client, _ in inside):
         kinds = [kind for name, kind in inside if name == client]
-        yield _plot("Where the time goes", plots.phase_plot(results, cells, client, kinds),
+        yield _plot(f"Where the time of {client} goes", plots.phase_plot(results, cells, client, kinds),
                     "Mean time per operation. Grey is the client's own work; the hatched part passes inside the "
                     "allocator's verbs and is what a change of the API can influence.")  # fmt: skip
     yield _plot(

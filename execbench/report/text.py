@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from execbench.report.columns import BY_NAME, WHERE_RECORDED
 from execbench.report.comparison import estimate_of, records
-from execbench.report.numbers import Unit, bounds, number, unit_for
+from execbench.report.numbers import Unit, bounds, number, unit_for, with_unit
 from execbench.stats.estimate import APPROXIMATE, AT_LEAST, Estimate
 
 if TYPE_CHECKING:
@@ -55,10 +55,15 @@ DEFERRED = (
     Field(("rounds", "flushes")),
 )
 SWEPT = ("p50", "p99", "api_share", "rounds", "interruptions", "stolen")  # what a study with an axis shows in text
+OUTSIDE = ("service",)  # of a class that enters no verb of the API
 HEAD = 16  # columns that a title may take before it goes on in the next line
 LONGEST_IS_A_SUM = (
     "longest interruption of an isolated CPU: every handler takes its median cost, without a spread from call to call, "
     "so it is a sum of constants (how much came together), no worst case of a real machine"
+)
+SHARED = (
+    "interrupts, stolen and memory are those of the whole machine, whatever caused them: several classes of operation "
+    "ran, and each divides all of it by its own number"
 )
 FAMILIES = (("p50", "p90", "p99", "largest"), ("queue", "service"), ("asked", "reserved", "waste"))
 
@@ -95,8 +100,9 @@ def show(
 
     swept = frame["point"].nunique() > 1
     for (client, kind, loop), rows in frame.groupby(["client", "kind", "loop"], sort=False) if swept else ():
-        if inside_api(rows) and rows["mode"].iloc[0] == "sync":
-            _show_sweep(rows, f"{client} {kind} ({loop} loop{_since(rows)})", console)
+        if rows["mode"].iloc[0] == "sync":
+            names = SWEPT if inside_api(rows) else OUTSIDE
+            _show_sweep(rows, f"{client} {kind} ({loop} loop{_since(rows)})", console, names)
     for (point, client, kind), rows in () if swept else frame.groupby(["point", "client", "kind"], sort=False):
         if not inside_api(rows):
             continue
@@ -110,6 +116,8 @@ def show(
         for note in notes(rows):
             console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim")
         console.print()
+    if not swept:
+        _show_outside(frame, console)
     _show_locks(locks or {}, console)
     for sentence in said:
         console.print(Text(sentence))
@@ -117,6 +125,25 @@ def show(
         console.print()
     for line in setting.footer():
         console.print(Text(line), style="dim")
+
+
+def _show_outside(frame: pd.DataFrame, console: Console) -> None:
+    """Print the mean latency of what callers wait for and no verb of the API is in: a line per class."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    lines = []
+    for (client, kind), rows in frame.groupby(["client", "kind"], sort=False):
+        measured = [row for row in records(rows) if row["operations"] and not row["refused"]]
+        if inside_api(rows) or rows["mode"].iloc[0] != "sync" or not measured:
+            continue
+        means = ", ".join(f"{with_unit(row['queue'] + row['service'], 'time')} ({row['arm']})" for row in measured)
+        lines.append(f"{client} {kind}: {means}")
+    if lines:
+        console.print(Text("What waits outside the API, mean latency (more in the HTML report)"), style="bold")
+        for line in lines:
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+        console.print()
 
 
 def _show_locks(locks: Mapping[str, Sequence[str]], console: Console) -> None:
@@ -138,12 +165,12 @@ def shown(rows: pd.DataFrame, name: str) -> bool:
     return name not in WHERE_RECORDED or bool(rows[name].notna().any())
 
 
-def _show_sweep(rows: pd.DataFrame, what: str, console: Console) -> None:
+def _show_sweep(rows: pd.DataFrame, what: str, console: Console, names: Sequence[str]) -> None:
     """Print one small table per figure: a row per arm, a column per point, as many columns as fit."""
     from rich.text import Text
 
-    units = {name: unit_for(rows[name].to_numpy(), BY_NAME[name].scale) for name in SWEPT}
-    for name in SWEPT:
+    units = {name: unit_for(rows[name].to_numpy(), BY_NAME[name].scale) for name in names}
+    for name in names:
         column = BY_NAME[name]
         unit = "1/s" if column.scale == "rate" else units[name].name
         console.print(Text(f"{what}: {column.title}{f' [{unit}]' if unit else ''}"), style="bold")
@@ -225,6 +252,8 @@ def notes(rows: pd.DataFrame) -> Iterator[str]:
                 said.setdefault(reason, []).append(f"{column.title} of {row['arm']}")
     for reason, figures in said.items():
         yield f"{reason}: {_some(figures)}"
+    if rows["shared"].iloc[0] and rows["mode"].iloc[0] != "deferred":
+        yield SHARED
     if shown(rows, "isolated_longest") and rows["mode"].iloc[0] != "deferred":
         yield LONGEST_IS_A_SUM
 

@@ -42,8 +42,6 @@ class Boom:
         ("kernel.poke_batch=0", "at least 1"),
         ("kernel.lazy_max_pages=-4", "0 or more"),
         ("client.bpf.jit_passes=-1", "at least 1"),
-        ("client.bpf.branchy_factor=-3", "at least 1"),
-        ("client.bpf.branchy_at=0", "above 0"),
         ("client.bpf.rate=-1", "rate"),
         ("machine.features.idc=true", "machine.features.idc"),
     ],

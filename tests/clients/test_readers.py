@@ -28,7 +28,7 @@ kernel = "6.18"
 backends = ["jit_text_alloc"]
 
 [run]
-duration = "200ms"
+duration = "400ms"
 warmup = "20ms"
 drain = "60ms"
 replications = 1

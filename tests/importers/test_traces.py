@@ -118,7 +118,7 @@ def test_an_imported_trace_drives_a_workload(
     (tmp_path / "trace.txt").write_text(lines)
     assert main(["import", "ftrace", "trace.txt", "-o", "loads.csv"]) == 0
     done = execbench.run(
-        "bpf", backends="bpf_prog_pack", cpus=4, duration="200ms", warmup="0s", replications=1,
+        "bpf", backends="bpf_prog_pack", cpus=4, duration="4s", warmup="0s", replications=1,
         set={"client.bpf.trace": "loads.csv", "client.bpf.loaded": 4},
     )  # fmt: skip
     metrics = done.metrics

@@ -19,6 +19,13 @@ from execbench.kernel.ftrace import (
     unregister_ftrace_function,
 )
 from execbench.kernel.ftrace_code import LIST, STUB, Ftrace
+from execbench.kernel.ftrace_direct import (
+    DIRECT,
+    DirectFunctions,
+    modify_ftrace_direct,
+    register_ftrace_direct,
+    unregister_ftrace_direct,
+)
 from tests.kernel.bench import Bench
 
 Step = Callable[[Kernel], Proc[Any]]
@@ -200,3 +207,58 @@ def test_what_a_kernel_without_tasks_rcu_waits_for(release: str, preempt: str, w
     do(bench, off)
     assert [name for name in bench.steps if name.startswith("synchronize")] == waits
     assert said == [protects]
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+def taken(bench: Bench, name: str) -> int:
+    """How often a lock was taken so far."""
+    return bench.shared.locks[name].acquisitions if name in bench.shared.locks else 0
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("arch", ["x86_64", "arm64", "riscv64"])
+@pytest.mark.parametrize(("ipmodify", "at_end"), [(False, 0), (True, 1)])
+def test_registering_takes_direct_mutex_where_there_are_direct_calls(
+    arch: str, release: str, ipmodify: bool, at_end: int
+) -> None:
+    """Unregistering takes it for ops that return elsewhere, which look for direct calls at each site."""
+    here = arch == "x86_64" or release != "6.1"
+    bench, ops = Bench(arch, release), FtraceOps("tracer", 3, ipmodify=ipmodify)
+    do(bench, lambda k: register_ftrace_function(k, ops))
+    assert taken(bench, "direct_mutex") == here
+    assert taken(bench, "ftrace_lock") == 1 + 3 * (here and ipmodify)
+    do(bench, lambda k: unregister_ftrace_function(k, ops))
+    assert taken(bench, "direct_mutex") == here * (1 + at_end)
+
+
+@pytest.mark.parametrize(("arch", "release"), [("x86_64", "6.1"), ("arm64", "6.12"), ("riscv64", "6.18")])
+def test_a_tracer_waits_for_the_grace_periods_of_a_direct_call_that_is_taken_off(arch: str, release: str) -> None:
+    """It stands behind direct_mutex, not behind ftrace_lock; one that goes away stands behind ftrace_lock."""
+    bench, direct = Bench(arch, release), DirectFunctions()
+    ops, mine = FtraceOps(DIRECT, 1, direct=True), FtraceOps("tracer", 1)
+    do(bench, lambda k: register_ftrace_direct(k, direct, ops))
+    began = bench.machine.engine.now
+    ends: list[int] = []
+
+    def tracer(k: Kernel) -> Proc[None]:
+        yield from register_ftrace_function(k, mine)
+        yield from k.settle()
+        ends.append(k.now)
+
+    bench.task(lambda k: unregister_ftrace_direct(k, direct, ops), start=began)
+    bench.task(tracer, cpu=1, start=began + 1_000_000)
+    bench.run()
+    assert ends[0] - began > 2_000_000
+    assert bench.shared.locks["direct_mutex"].wait_ns > 1_000_000
+    assert bench.shared.locks["ftrace_lock"].wait_ns == 0
+
+
+@pytest.mark.parametrize("release", ["6.1", "6.12", "7.3"])
+def test_a_direct_call_is_modified_without_taking_direct_mutex_twice(release: str) -> None:
+    bench, direct = Bench(release=release), DirectFunctions()
+    ops = direct.direct_ops if release == "7.3" else FtraceOps(DIRECT, 1, direct=True)
+    do(bench, lambda k: register_ftrace_direct(k, direct, ops))
+    do(bench, lambda k: modify_ftrace_direct(k, direct, ops))
+    assert taken(bench, "direct_mutex") == 2

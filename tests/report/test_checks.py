@@ -59,7 +59,7 @@ def test_above_capacity_there_is_no_steady_state_and_no_latency(loops):
     assert "No steady state with bpf_prog_pack (+" in text
     html = page(loops[1000], frame, setting_of(loops[1000]))
     assert "no steady state, the backlog grows" in html
-    assert "How long a load takes" not in html
+    assert "How long bpf load takes" not in html
 
 
 def test_below_capacity_there_is_one(loops):
@@ -103,7 +103,7 @@ def test_an_overloaded_arm_is_named_beside_the_ranking_of_the_others(make_result
     said = answer(results, frame[frame["kind"] == "load"], setting_of(results))
     assert "bpf_prog_pack" not in said[0]
     assert said[1].startswith("No steady state with bpf_prog_pack (+222 op/s)")
-    _, _, plots = page(results, frame, setting_of(results)).partition("How long a load takes")
+    _, _, plots = page(results, frame, setting_of(results)).partition("How long bpf load takes")
     latencies, found, _ = plots.partition("What the other CPUs feel")
     assert found
     assert "alloc-write-map" in latencies
@@ -197,7 +197,7 @@ def test_cycles_of_slow_processes_are_counted_in_the_window(loops):
 
 @pytest.mark.parametrize("arm", ["module_alloc", "bpf_prog_pack"])
 def test_every_purge_counts_also_a_workers(arm):
-    asked = Asked.of(workload="bpf", backends=[arm], cpus=4, duration="400ms", warmup="100ms",
+    asked = Asked.of(workload="bpf", backends=[arm], cpus=4, duration="600ms", warmup="100ms",
                      set={"kernel.lazy_max_pages": 64})  # fmt: skip
     spec = json.loads(json.dumps(expand(asked).cells[0].spec))
     world, seen = World(spec, 0, {}), []

@@ -41,7 +41,9 @@ def truth(file: str) -> dict[str, dict[str, str]]:
 
 def straight_line(insns: int) -> Program:
     """A program without branches: every instruction is processed once and makes 4 bytes, 12 more for the frame."""
-    return Program(insns=insns, processed=insns, branchiness=0.0, xlated=insns, functions=(4 * insns + 12,))
+    return Program(
+        insns=insns, processed=insns, total_states=0, xlated=insns, functions=(4 * insns + 12,), straight_line=True
+    )
 
 
 @cache

@@ -7,14 +7,15 @@ with -s for the tables real x simulated.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import mean
 
 import pytest
 
 from execbench.kernel.text import TextKind
-from tests.truth.module_runs import Run, modules, run, traced
+from tests.truth.module_runs import ARM64_SITES, Run, modules, run, traced
 
 Counts = Mapping[str, int]
 RELEASES = ("6.1", "6.12", "6.18")
@@ -22,10 +23,20 @@ RERUNS = {"6.1": ("6.1 run 2",), "6.12": (), "6.18": ("6.18 run 2", "6.18 run 3"
 """Further real runs, of fewer modules; only all flushes of a load were counted there."""
 EXACT = 0.97
 """Share of modules that have to be exact on 6.18, whose modules are known by 6.12's data files."""
-RARE, COMMON = 0.015, 0.035
+OF_6_12 = {
+    "tap", "libpoly1305", "libchacha", "l2tp_ppp", "pppoe", "slip", "can_raw", "algif_hash", "kvm_amd", "vsock",
+    "drm_buddy",
+}  # fmt: skip
+"""Modules that have other types of memory on 6.18 than on 6.12: between versions init text or ro_after_init came or
+went, or the module was taken apart. With the sections of 6.12 they alone are not exact, 95.8 % of all are."""
+RARE = 0.015
 """Share of modules from which on the model's values must have been seen, and the model must have had the real ones:
-single giants take what their pages happen to be, and an init that frees vmalloc memory of its own (8 of 261 modules on
-6.18) makes a purge more, which the model leaves out."""
+single giants take what their pages happen to be."""
+SECOND_PURGE = {
+    "6.18": {"nfsd", "ocfs2", "bluetooth", "mlx5_core", "vxlan", "nf_tables", "tipc", "af_alg"},
+}  # fmt: skip
+"""Modules with a second purge in their load, which the model does not have. Of the first four the trace shows the
+cause: init calls vfree once itself. Of the others it shows the purge alone."""
 FLIPS_IN_INIT = {
     "6.1": {"chacha_x86_64", "poly1305_x86_64", "curve25519_x86_64", "kvm_amd"},
     "6.12": {"chacha_x86_64", "poly1305_x86_64", "curve25519_x86_64", "kvm_amd"},
@@ -40,7 +51,7 @@ MARKS = {
     "set_memory": ("exact", "the release's calls for each type; less the growth of 6.18's cache"),
     "areas": ("exact", "an area per type that is not empty, two before 6.4"),
     "unload_cpa": ("exact", "6.18: text goes back to the cache by three changes, data changes nothing"),
-    "unload_waits": ("exact", "one under module_mutex, one with call sites of ftrace, and exit's, which are data"),
+    "unload_waits": ("input", "exit's are what the trace has beyond the two of the unload; arm64's are predicted"),
     "purges": ("distribution", "who freed something since the last purge"),
     "splits_collapses": ("distribution", "which 2M leaves are whole, here and in the direct map"),
     "tlb_rounds": ("distribution", "the sum of exact flushes and of those by state"),
@@ -126,12 +137,12 @@ class Table:
             print(f"{real:12}" + "".join(f"{self.pairs[real, value] or '.':>6}" for value in columns))
 
 
-def table(name: str, column: str) -> Table:
+def table(name: str, column: str, own: bool = True, without: Collection[str] = ()) -> Table:
     """What a traced run had against what the model did with the same modules in the same order."""
-    found, truth = run(name), traced(name)
+    found, truth = run(name, own=own), traced(name)
     operation, counted = OF[column]
     counts: dict[str, Counter[str]] = getattr(found, operation)
-    return Table(Counter((real_of(truth[module], column), counted(counts[module])) for module in found.load))
+    return Table(Counter((real_of(truth[m], column), counted(counts[m])) for m in found.load if m not in without))
 
 
 def real_of(row: Mapping[str, str], column: str) -> int:
@@ -163,32 +174,55 @@ def test_what_the_code_fixes_is_exact(release: str, column: str) -> None:
     assert found.exact >= (EXACT if release == "6.18" else 1.0)
 
 
+@pytest.mark.parametrize("column", ["cpa_flushes", "set_memory", "areas"])
+def test_6_18_with_the_sections_of_6_12_misses_modules_that_changed_between_versions(column: str) -> None:
+    older, own = table("6.18", column, own=False), table("6.18", column)
+    print(f"\n6.18 {column}: {older.exact:.1%} exact on 6.12's sections, {own.exact:.1%} on the traced kernel's own")
+    operation, counted = OF[column]
+    counts = getattr(run("6.18", own=False), operation)
+    assert {m for m in counts if real_of(traced("6.18")[m], column) != counted(counts[m])} == OF_6_12
+    assert round(older.exact, 3) == 0.958
+    assert own.exact >= EXACT
+
+
 @each_release
 def test_every_call_of_set_memory_looks_for_lazy_areas_even_if_nothing_changes(release: str) -> None:
     for of in run(release).load.values():
         assert of["change_page_attr_set_clr"] == set_memory_calls(of) <= of["vm_unmap_aliases"]
 
 
-def spread(release: str) -> float:
-    """How far the means of two real runs over the same modules lie apart, at most; 6.12 has one run only."""
-    names = (release, *RERUNS[release])
+def spread(release: str, column: str) -> float:
+    """How far the means of a column in two real runs lie apart, at most; 6.12 has one run only.
+
+    Of runs that loaded the same modules in the same order; 6.1 has no two of those, only two with modules in common.
+    A column that the further runs do not know is a part of all flushes and takes their spread.
+    """
+    pairs = list(combinations((release, *RERUNS[release]), 2))
+    same = [(one, other) for one, other in pairs if list(traced(one)) == list(traced(other))]
     found = [0.0]
-    for i, one in enumerate(names):
-        for other in names[:i]:
-            both = traced(one).keys() & traced(other).keys()
-            found.append(abs(mean(real_of(traced(one)[m], "tlb_rounds") - real_of(traced(other)[m], "tlb_rounds")
-                                  for m in both)))  # fmt: skip
+    for one, other in same or pairs:
+        first, second = traced(one), traced(other)
+        both = [module for module in first if module in second]
+        known = column if all(of[m][column] for of in (first, second) for m in both) else "tlb_rounds"
+        found.append(abs(mean(real_of(first[m], known) - real_of(second[m], known) for m in both)))
     return max(found)
+
+
+def test_runs_in_the_same_order_lie_closer_together_than_others() -> None:
+    assert round(spread("6.18", "tlb_rounds"), 3) == 0.154
+    assert round(spread("6.1", "tlb_rounds"), 3) == 0.026
+    assert spread("6.12", "tlb_rounds") == 0.0
 
 
 @each_release
 @pytest.mark.parametrize("column", ["purges", "splits_collapses", "tlb_rounds", "cache_misses", "unload_rounds"])
 def test_what_state_decides_has_the_support_and_the_mean_of_real_runs(release: str, column: str) -> None:
     found = table(release, column)
-    apart = spread(release)
+    apart = spread(release, column)
     found.show(f"{release} {column} (two real runs of the whole differ by up to {apart:.3f} on average)")
     assert found.support(1, RARE) <= found.support(0)
-    assert found.support(0, COMMON) <= found.support(1)
+    named = SECOND_PURGE.get(release, ()) if column == "purges" else ()
+    assert table(release, column, without=named).support(0, RARE) <= found.support(1)
     if RERUNS[release]:
         assert abs(found.mean(0) - found.mean(1)) <= apart
 
@@ -197,7 +231,13 @@ def test_what_state_decides_has_the_support_and_the_mean_of_real_runs(release: s
 def test_smaller_runs_have_as_many_flushes_as_other_real_runs_of_their_modules(name: str) -> None:
     found = table(name, "tlb_rounds")
     found.show(f"{name} tlb_rounds")
-    assert abs(found.mean(0) - found.mean(1)) <= spread(name.partition(" ")[0])
+    assert abs(found.mean(0) - found.mean(1)) <= spread(name.partition(" ")[0], "tlb_rounds")
+
+
+def test_modules_with_a_second_purge_are_named() -> None:
+    for release, named in SECOND_PURGE.items():
+        counts, truth = run(release).load, traced(release)
+        assert {m for m, of in counts.items() if real_of(truth[m], "purges") == purges(of) + 1 == 2} == named
 
 
 @pytest.mark.parametrize(("release", "rounds", "share"), [("6.1", 1, 1.0), ("6.12", 4, 0.5), ("6.18", 8, 0.5)])
@@ -225,6 +265,20 @@ def test_two_grace_periods_per_unload_unless_exit_waits_too() -> None:
             assert waits == 1 + (module.mcount > 0) + module.exit_waits
 
 
+def test_arm64_unloads_wait_as_often_as_the_same_exit_does_on_x86() -> None:
+    name = "6.1/arm64"
+    for module, of in run(name).unload.items():
+        assert of["synchronize_rcu"] == int(traced(name)[module]["unload_waits"]), module
+    other = modules("6.1")
+    assert all(m.exit_waits == other[m.name].exit_waits for m in modules(name).values() if m.name in other)
+
+
+def test_arm64_patches_every_call_site_of_ftrace_by_itself() -> None:
+    found = run("6.1/arm64").load
+    assert {m: of["aarch64_insn_patch_text_nosync"] for m, of in found.items()} == ARM64_SITES
+    assert all(of["smp_text_poke_batch_finish"] == 0 for of in found.values())
+
+
 def test_arm64_loads_kick_twice_and_set_permissions_sixteen_times() -> None:
     name = "6.1/arm64"
     for module, of in run(name).load.items():
@@ -249,7 +303,7 @@ def test_patching_changes_text_poke_rounds_and_nothing_else(patching: str, share
 
 def test_every_column_is_marked() -> None:
     assert MARKS.keys() == OF.keys()
-    assert {mark for mark, _ in MARKS.values()} <= {"exact", "bounded", "distribution"}
+    assert {mark for mark, _ in MARKS.values()} <= {"exact", "bounded", "distribution", "input"}
 
 
 @pytest.mark.parametrize("release", RELEASES)

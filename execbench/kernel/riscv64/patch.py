@@ -120,12 +120,39 @@ def ftrace_modify_all_code(k: Kernel) -> Proc[None]:
     """
     with (yield from k.lock("text_mutex")):
         k.count("ftrace_modify_all_code")
-        if rules_of(k).ftrace_stops:
-            yield from stopped(k, FENTRY)
-        else:
-            yield from patch_text_nosync(k, 0, POINTER, "site")
-            yield from patch_insn(k, "patch_insn_write", 0, INSN, "site")
-            yield from flush_icache_all(k)
+        yield from arch_ftrace_update_code(k, ftrace_make_call(k))
+
+
+def arch_ftrace_update_code(k: Kernel, change: Proc[None]) -> Proc[None]:
+    """Do `change` to call sites with all harts stopped, or since 6.16 with a fence.i everywhere behind it.
+
+    The caller holds text_mutex. On 6.1 the stopped harts leave without a fence.i: only one of them runs the function,
+    and nobody leaves by one.
+    """
+    rules = rules_of(k)
+    if not rules.ftrace_stops:
+        yield from change
+        yield from flush_icache_all(k)
+        return
+    fences = int(rules.stopped_fence)
+    begin = yield from k.stop_machine("fence_i", fences, change)
+    if fences:
+        k.tell("icache", begin, 0, 0, "fence.i-all")
+
+
+def ftrace_make_call(k: Kernel) -> Proc[None]:
+    """One call: both instructions in a stopped machine, on 6.1 with the firmware's fence; since 6.16 the second one.
+
+    Since 6.16 the literal with its ops comes first, with a fence on all harts of its own.
+    """
+    rules = rules_of(k)
+    if not rules.ftrace_stops:
+        yield from patch_text_nosync(k, 0, POINTER, "site")
+        yield from patch_insn(k, "patch_insn_write", 0, INSN, "site")
+    elif rules.stopped_fence:
+        yield from patch_insn(k, "patch_insn_write", 0, FENTRY, "site")
+    else:
+        yield from patch_text_nosync(k, 0, FENTRY, "site")
 
 
 def bpf_arch_text_poke(k: Kernel) -> Proc[None]:
