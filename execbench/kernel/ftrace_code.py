@@ -12,6 +12,7 @@ from execbench.kernel.arm64.patching import aarch64_insn_patch_text_nosync, writ
 from execbench.kernel.riscv64.patch import arch_ftrace_update_code, ftrace_make_call
 from execbench.kernel.riscv64.rules import rules_of as riscv64_rules
 from execbench.kernel.smp import smp_call_function
+from execbench.kernel.srcu import Srcu
 from execbench.kernel.x86_64.poke import smp_text_poke_batch
 from execbench.sim.engine import Proc
 
@@ -36,6 +37,8 @@ class Ftrace:
     """trace_function as it was when code was last changed for it (saved_ftrace_func)."""
     patched: str | None = None
     """What update_ftrace_func wrote last: since 6.2 it writes nothing that is there already (save_func)."""
+    tracepoint_srcu: Srcu = field(default_factory=Srcu)
+    """The domain in whose readers probes of tracepoints run (kernel/tracepoint.c)."""
     records: int = 60_000
     """Functions that may be called from: all of them are looked at for each change (do_for_each_ftrace_rec). A Debian
     kernel has 60,788 return sites (6.12, amd64), modules come on top; 45,000 to 90,000."""
