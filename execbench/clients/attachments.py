@@ -179,24 +179,20 @@ class TailCall:
         self._params = common.params
         self._array = ProgArray(common.params.pokes)
         self._array.declare(common.setting.shared)
-        self._order: deque[int] = deque()
 
     def attach(self, k: Kernel, row: Sequence[float]) -> Proc[None]:
         """Put a program into the slot drawn."""
         k.spend("client.bpf-attach.map_update")
-        slot = int(row[0] * self._params.slots)
-        yield from self._array.update(k, slot)
-        if slot not in self._order:
-            self._order.append(slot)
+        yield from self._array.update(k, int(row[0] * self._params.slots))
 
     def detaches(self, row: Sequence[float]) -> bool:
         """By chance: most updates replace."""
-        return row[1] < self._params.deletes and bool(self._order)
+        return row[1] < self._params.deletes and bool(self._array.filled)
 
     def detach(self, k: Kernel) -> Proc[None]:
         """Empty the slot that was filled first."""
         k.spend("client.bpf-attach.map_update")
-        yield from self._array.delete(k, self._order.popleft())
+        yield from self._array.delete(k)
 
 
 class StructOpsMaps:

@@ -258,8 +258,8 @@ class Loader:
         else:
             k.spend(cost["verify_fixed"])
             k.spend(cost["verify_program_insn"], program.insns)
-            yield from k.compute(cost["verify_insn"], program.processed)
-            yield from k.compute(cost["verify_state"], program.total_states)
+            states = (cost["verify_state"], program.total_states)
+            yield from k.compute(cost["verify_insn"], program.processed, states)
         tag = yield from k.vmalloc_data(_PROG_HEADER + _INSN * program.insns)
         yield from k.vfree_data(tag)
         yield from k.vfree_data(aux)

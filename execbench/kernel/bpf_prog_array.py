@@ -24,7 +24,7 @@ class ProgArray:
     """A program array: the slots that hold a program, and how many tail calls of live programs name each slot."""
 
     pokes: int
-    filled: set[int] = field(default_factory=set)
+    filled: dict[int, None] = field(default_factory=dict)
 
     def declare(self, shared: Shared) -> None:
         """Declare its lock: one for all arrays of a run."""
@@ -39,18 +39,23 @@ class ProgArray:
             k.count("prog_array_map_poke_run")
             yield from k.settle()
             fresh = slot not in self.filled
-            self.filled.add(slot)
+            self.filled[slot] = None
             for _ in range(self._pokes(k)):
                 yield from bpf_arch_text_poke(k)
                 if fresh:
                     yield from bpf_arch_text_poke(k)
 
-    def delete(self, k: Kernel, slot: int) -> Proc[None]:
-        """Empty a slot: each tail call is jumped around first, and becomes a nop behind a grace period."""
+    def delete(self, k: Kernel) -> Proc[None]:
+        """Empty the slot filled first: each tail call is jumped around first, and becomes a nop behind a grace period.
+
+        Nothing happens if all are empty by the time that the lock is held (-ENOENT).
+        """
         with (yield from k.lock("bpf_array_aux.poke_mutex")):
             k.count("prog_array_map_poke_run")
             yield from k.settle()
-            self.filled.remove(slot)
+            if not self.filled:
+                return
+            del self.filled[next(iter(self.filled))]
             for _ in range(self._pokes(k)):
                 yield from bpf_arch_text_poke(k)
                 yield from k.synchronize_rcu()

@@ -90,15 +90,18 @@ class Kernel:
         """Let the plan pass before touching what others share."""
         return self.task.settle()
 
-    def compute(self, cost: str, n: int) -> Proc[None]:
-        """Spend `n` units of a cost in a loop with cond_resched(): at each tick a ready task gets the CPU first."""
-        ps, draw = self._rates[cost]
-        ns = (ps * n + 500) // 1000
-        if draw is not None:
-            ns = draw(ns, self._stream)
-        if self.probe.spend is not None:
-            self.probe.spend(self.now, self.task, cost, n, ns)
-        return self.task.compute(ns, self.shared.jiffy_ns)
+    def compute(self, cost: str, n: int, *more: tuple[str, int]) -> Proc[None]:
+        """Spend `n` units of a cost, and of `more`, in a loop with cond_resched(): at ticks a ready task goes first."""
+        total = 0
+        for name, units in ((cost, n), *more):
+            ps, draw = self._rates[name]
+            ns = (ps * units + 500) // 1000
+            if draw is not None:
+                ns = draw(ns, self._stream)
+            if self.probe.spend is not None:
+                self.probe.spend(self.now, self.task, name, units, ns)
+            total += ns
+        return self.task.compute(total, self.shared.jiffy_ns)
 
     def sleep_until(self, at: int) -> Proc[None]:
         """Give up the CPU until `at` (ns)."""

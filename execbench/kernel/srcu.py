@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _WAKEUPS: Final = 2
 """Wake-ups behind the end of a grace period: srcu_invoke_callbacks, the caller. With process_srcu, which drives it,
-three are all that an idle domain costs; 2 to 5: kworkers that run already save one, those that must be made cost one."""
+an idle domain costs three; 2 to 5: a kworker that runs already saves one, one that must be made costs another."""
 _HOLDOFF_NS: Final = 25_000
 """So soon after a grace period nothing is expedited (DEFAULT_SRCU_EXP_HOLDOFF, srcu_might_be_idle)."""
 _INTERVAL: Final = 1

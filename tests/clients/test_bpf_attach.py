@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from execbench.clients.attachments import KINDS
 from execbench.clients.bpf_attach import BpfAttach, Slower
 from execbench.errors import InputError
 from execbench.sim.dists import Constant
+from execbench.simulate import simulate
+from execbench.study.expand import Asked, expand
 from tests.clients.worlds import counts, operations, replication, unfinished
 
 NONE = dict.fromkeys((f"client__bpf-attach__{kind}" for kind in KINDS), 0)
@@ -99,3 +102,16 @@ def test_no_text_goes_while_anybody_may_be_inside(release: str) -> None:
     assert not row.refused and row.published > 20
     freed = row.judged[5]
     assert freed.rule.condition == "waited" and not freed.also and freed.count > 10
+
+
+def test_threads_that_empty_slots_at_once_find_what_is_left() -> None:
+    asked = Asked.of(
+        workload="bpf-attach", backends="bpf_prog_pack", duration="1s", warmup="50ms",
+        set={f"client.bpf-attach.{name}": value for name, value in {
+            "fentry": 0, "raw_tp": 0, "xdp": 0, "struct_ops": 0, "tail_call": 1, "threads": 4, "slots": 2,
+            "deletes": 0.5, "rate": "200/s"}.items()},
+    )  # fmt: skip
+    for number in range(2):
+        record = simulate(json.loads(json.dumps(expand(asked).cells[0].spec)), number)
+        assert record.outcome == "ok"
+        assert record.operations > 100

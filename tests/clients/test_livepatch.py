@@ -9,8 +9,9 @@ import pytest
 
 from execbench import api
 from execbench.api import Results
-from execbench.clients.livepatch import LivepatchClient
-from execbench.contract import Proc
+from execbench.backends.bpf_prog_pack import BpfProgPack
+from execbench.clients.livepatch import LivepatchClient, _Run, _Transition
+from execbench.contract import Proc, Setting
 from execbench.errors import ExecbenchError
 from execbench.kernel.facade import Kernel
 from execbench.kernel.livepatch import (
@@ -98,6 +99,35 @@ def test_taking_a_patch_back_holds_ftrace_lock_over_a_grace_period_of_tasks_rcu_
     assert mine["synchronize_rcu"] == operations
     locks = results.table("locks").set_index("lock")
     assert locks.loc["klp_mutex", "hold_ns"] > locks.loc["ftrace_lock", "hold_ns"] > 8_000_000 * 6 * operations
+
+
+def test_a_check_meets_the_same_draws_whenever_it_is_made() -> None:
+    """Draws depend on operation, way and check: what other patches did before, and on which backend, changes none."""
+
+    def found(order: list[tuple[int, bool]]) -> dict[tuple[int, bool, int], int]:
+        bench = Bench()
+        backend = BpfProgPack()
+        setting = Setting(bench.shared, backend, backend.start(bench.shared), 1 << 60, 0, 0, lambda _: [])
+        run, left = _Run(LivepatchClient(tasks=400, busy=0.3), setting), dict[tuple[int, bool, int], int]()
+
+        def body(k: Kernel) -> Proc[None]:
+            for number, enable in order:
+                patch = Patch(TEXT, unswitched=400)
+                transition = _Transition(patch, number, enable)
+                for check in range(2):
+                    assert not (yield from run._try_complete(k, transition))
+                    left[number, enable, check] = patch.unswitched
+
+        bench.task(body)
+        bench.run()
+        return left
+
+    order = [(0, True), (0, False), (1, True), (7, True)]
+    one, other = found(order), found(order[::-1])
+    assert one == other
+    first = [one[number, enable, 0] for number, enable in order]
+    assert len(set(first)) == len(order), "operations and ways have draws of their own"
+    assert all(one[number, enable, 1] not in (0, one[number, enable, 0]) for number, enable in order)
 
 
 @pytest.mark.parametrize(("machine", "release"), [("riscv64-server-64", "7.3"), ("arm64-server-128", "6.12")])

@@ -270,7 +270,7 @@ def test_there_is_no_dispatcher_elsewhere(arch: str) -> None:
 def test_tail_calls_are_jumps_on_x86_64_alone(arch: str, pokes: list[int]) -> None:
     bench, array = Attach(arch), ProgArray(1)
     array.declare(bench.shared)
-    found = bench.does(lambda k: array.update(k, 0), lambda k: array.update(k, 0), lambda k: array.delete(k, 0))
+    found = bench.does(lambda k: array.update(k, 0), lambda k: array.update(k, 0), lambda k: array.delete(k))
     assert [counts.get("bpf_arch_text_poke", 0) for counts in found] == pokes
     assert found[2].get("synchronize_rcu", 0) == (arch == "x86_64")
     assert "synchronize_rcu" not in found[0] | found[1]

@@ -112,11 +112,9 @@ def patch_text_nosync(k: Kernel, va: int, size: int, content: str) -> Proc[None]
 
 
 def ftrace_modify_all_code(k: Kernel) -> Proc[None]:
-    """Make one call site of ftrace lead elsewhere, under text_mutex (arch_ftrace_update_code, ftrace_make_call).
+    """Make the one call site of a publication lead elsewhere, under text_mutex.
 
-    6.1, 6.12: both instructions of the site with all harts stopped. Since 6.16: the pointer to what is called, with a
-    fence.i everywhere, then one instruction, with another behind all sites. That the trace function itself stays what
-    it is goes without a step (FTRACE_UPDATE_TRACE_FUNC).
+    That the trace function itself stays what it is goes without a step (FTRACE_UPDATE_TRACE_FUNC).
     """
     with (yield from k.lock("text_mutex")):
         k.count("ftrace_modify_all_code")
