@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from execbench.clients.seccomp import Filter, Seccomp
+from execbench.errors import InputError
 from tests.clients.worlds import counts, operations, replication, unfinished
 
 DATA = Path(__file__).parents[2] / "workloads" / "data" / "seccomp_filters.csv"
@@ -65,7 +66,7 @@ def test_data_is_what_libseccomp_made() -> None:
 
 
 def test_a_set_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="no chrome in"):
+    with pytest.raises(InputError, match="no chrome in"):
         replication("seccomp", client__seccomp__sets=["chrome"], client__seccomp__weights=[1.0])
     with pytest.raises(ValueError, match="weights"):
         Seccomp(data="", sets=("docker",), weights=(1.0, 2.0))

@@ -188,7 +188,7 @@ def _attachments() -> dict[str, Operation]:
         "tracepoint_remove_func, last": lambda live: state.probe_unregister(live.k, point),
         "prog_array_map_poke_run, empty slot": update,
         "prog_array_map_poke_run, replace": update,
-        "prog_array_map_poke_run, delete": lambda live: array.delete(live.k, 0),
+        "prog_array_map_poke_run, delete": lambda live: array.delete(live.k),
     }
 
 
