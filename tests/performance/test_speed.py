@@ -99,10 +99,10 @@ def test_memory_does_not_grow_with_the_run() -> None:
         return most, sum(record.tables["totals"]["operations"])
 
     peak("1s")  # tables that are built once per process
-    (short, _), (long, _) = peak("3s"), peak("12s")
-    print(f"\npeak {short / 1e6:.2f} MB after 3 s of simulated time, {long / 1e6:.2f} MB after 12 s")
+    (short, _), (long, _) = peak("12s"), peak("48s")
+    print(f"\npeak {short / 1e6:.2f} MB after 12 s of simulated time, {long / 1e6:.2f} MB after 48 s")
     assert long < short + 1_000_000  # histograms and blocks of draws fill up; both have an end
-    (raw_short, few), (raw_long, many) = peak("3s", record=["operations"]), peak("12s", record=["operations"])
+    (raw_short, few), (raw_long, many) = peak("12s", record=["operations"]), peak("48s", record=["operations"])
     extra = ((raw_long - long) - (raw_short - short)) / (many - few)
     print(f"recorded operations: {extra:.0f} bytes each for 7 columns")
     assert extra <= 10 * 7 + 20
@@ -119,9 +119,9 @@ def test_memory_is_level_once_histograms_are_full() -> None:
         return now
 
     kept("1s")
-    after_2, after_6 = kept("120s"), kept("360s")
-    print(f"\nkept {after_2 / 1e6:.2f} MB after 2 minutes of simulated time, {after_6 / 1e6:.2f} MB after 6")
-    assert after_6 < after_2 + 400_000  # 100,000 operations more
+    after_6, after_18 = kept("360s"), kept("1080s")
+    print(f"\nkept {after_6 / 1e6:.2f} MB after 6 minutes of simulated time, {after_18 / 1e6:.2f} MB after 18")
+    assert after_18 < after_6 + 400_000  # 100,000 operations more; blocks of draws have grown to their end
 
 
 @pytest.mark.long
@@ -134,7 +134,7 @@ def test_speed_is_printed() -> None:
     for arm, goal, duration in (("bpf_prog_pack", 1.2, "10s"), ("module_alloc", 4.0, "3s")):
         growth = in_timeouts(arm, 4096, duration) / in_timeouts(arm, 4, duration)
         print(f"{arm + ', 4096 CPUs against 4':34}{growth:9.1f}x{goal:10}x")
-    for cpus, goal, duration in ((256, 30, "300ms"), (1024, 100, "200ms")):
+    for cpus, goal, duration in ((256, 30, "600ms"), (1024, 100, "600ms")):
         short: dict[str, Any] = {"drain": 20_000_000}  # explicit CPUs go on walking until the very end
         lazy = in_timeouts("module_alloc", cpus, duration, **short)
         explicit = in_timeouts("module_alloc", cpus, duration, pairs=1, cpu_model="explicit", merge=False, **short)
