@@ -34,7 +34,7 @@ MACHINES: Final = ("server-64", "amd-invlpgb-128", "arm64-server-128", "riscv64-
 """One machine of every architecture, and one whose flushes interrupt nobody."""
 SHORT: Final = {"run.duration": "300ms", "run.warmup": "20ms", "run.drain": "100ms"}
 """Simulated time of an audited replication: some hundred functions loaded and freed."""
-FEW: Final = {"bpf": {"client.bpf.loaded": 4}}
+FEW: Final = {"bpf": {"client.bpf.loaded": 4, "run.duration": "900ms"}}
 """What makes clients free in a short run what they have loaded in it."""
 
 

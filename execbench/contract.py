@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from execbench.costs import Entry, Estimate
+from execbench.catalogue import Entry, Estimate
 from execbench.errors import InputError
 from execbench.kernel.operation import Operation
 from execbench.kernel.publish import publish
@@ -147,6 +147,8 @@ class Setting:
     data: Callable[[str], Sequence[Row]]
     untaken: dict[tuple[str, str], Callable[[int], Iterable[int]]] = field(default_factory=dict)
     """Open loop: per client and kind, when arrivals are due before a given time (ns) that no thread has taken."""
+    undone: dict[str, int] = field(default_factory=dict)
+    """What a terminating workload's clients had still to do when the window was over."""
     places: tuple[int, ...] = ()
     """CPU of each place that the client's `cpus` named; empty: as named."""
     publication: str | None = None

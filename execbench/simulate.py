@@ -71,7 +71,7 @@ class World:
 
     def run(self) -> Replication:
         """Run to the end of the window and the drain; a simulated failure is a named outcome of the record."""
-        setting = Setting(
+        self.setting = setting = Setting(
             self.shared,
             self.backend,
             self.state,
@@ -190,6 +190,8 @@ def _of_the_machine(world: World) -> Iterator[_Row]:
         yield name, "", "", unit, observer.memory_mean(i), len(observer.samples)
     for name, unit, value in layout.figures(observer.hot, world.spec["machine"].get("tlb")):
         yield name, "", "", unit, value, len(observer.hot)
+    for name, left in world.setting.undone.items():
+        yield "undone", name, "", "1", float(left), left
     yield "littles_law_residual", "", "", "ns", float(recorder.littles_residual()), recorder.completed
     for process, cycles in observer.cycles().items():
         yield f"cycles_{process}", "", "", "1", float(cycles), cycles

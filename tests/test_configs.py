@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from execbench.costs import ARCHITECTURES, CATALOGUE, CostTable, Evidence, catalogue, required
+from execbench.catalogue import ARCHITECTURES, CATALOGUE, catalogue, required
+from execbench.costs import CostTable, Evidence
 from execbench.errors import MachineError
 from execbench.registry.instances import client_costs
 from execbench.study import resolve

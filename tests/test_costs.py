@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from execbench.costs import ARCHITECTURES, CATALOGUE, Cost, CostTable, Entry, Evidence, catalogue, required
+from execbench.catalogue import ARCHITECTURES, CATALOGUE, Entry, Estimate, catalogue, required
+from execbench.costs import Cost, CostTable, Evidence
 from execbench.errors import InputError, MachineError
 from execbench.kernel import arch
 
@@ -28,7 +29,7 @@ def full() -> CostTable:
 
 
 def test_every_entry_of_the_catalogue_says_what_one_unit_is_and_what_it_stands_for() -> None:
-    for name, (per, meaning, architectures, _) in CATALOGUE.items():
+    for name, (per, meaning, architectures, *_) in CATALOGUE.items():
         assert name == name.strip().lower()
         assert per
         assert len(meaning) > 15
@@ -201,3 +202,36 @@ def test_an_ill_typed_cost_is_refused_at_its_place(row: object, place: str, said
 def test_client_costs_must_be_tables(client: object) -> None:
     with pytest.raises(MachineError, match=r"m.toml: costs.client"):
         table(client=client)
+
+
+# --- what clients bring along -----------------------------------------------------------------------------------------
+
+BROUGHT = {
+    "client.new.own": Entry("call", "what only this client does", estimate=Estimate("100ns", "50ns", "400ns", "guess")),
+    "client.new.same": Entry("call", "what another does too", like="client.old.step"),
+    "client.new.either": Entry(
+        "call", "like first", estimate=Estimate("1ns", "1ns", "1ns", "x"), like="client.old.step"
+    ),
+    "client.new.lost": Entry("call", "like one that is not there", like="client.old.gone"),
+}  # fmt: skip
+OLD = Cost("client.old.step", 7_000, 3_000, 9_000, "step", "lognormal", 8_000, Evidence.MEASURED, "row", "input")
+
+
+def test_estimates_and_like_costs_stand_in_for_what_a_machine_does_not_state() -> None:
+    table = CostTable({OLD.name: OLD}).with_estimates(BROUGHT, 5)
+    own = table["client.new.own"]
+    assert (own.ps, own.low_ps, own.high_ps) == (500_000, 250_000, 2_000_000)
+    assert own.evidence is Evidence.ASSUMED
+    assert own.source == "guess; for server-64, times 5 (machine.code_factor)"
+    for name in ("client.new.same", "client.new.either"):
+        same = table[name]
+        assert (same.ps, same.p99_ps, same.evidence, same.per) == (7_000, 8_000, Evidence.MEASURED, "call")
+        assert same.source == "as client.old.step: row"
+    assert "client.new.lost" not in table
+    with pytest.raises(MachineError, match="client.new.lost"):
+        table.require(BROUGHT)
+
+
+def test_what_a_machine_states_counts_before_any_estimate() -> None:
+    stated = Cost("client.new.own", 1, 1, 1, "call", "constant", None, Evidence.PUBLISHED, "paper", "input")
+    assert CostTable({stated.name: stated}).with_estimates(BROUGHT, 5)["client.new.own"] == stated

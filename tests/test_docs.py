@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import execbench
+from execbench.catalogue import ARCHITECTURES, CATALOGUE, catalogue
 from execbench.cli import main, options
-from execbench.costs import ARCHITECTURES, CATALOGUE, catalogue
 from execbench.kernel.releases import RELEASES
 from execbench.registry import plugins
 from execbench.registry.instances import client_costs

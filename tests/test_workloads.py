@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from execbench.costs import ARCHITECTURES
+from execbench.catalogue import ARCHITECTURES
 from execbench.registry.files import data_checked
 from execbench.simulate import simulate
 from execbench.study.expand import Asked, expand

@@ -100,7 +100,7 @@ def costs(machine: CostMachine = None, wide: options.Wide = False, as_json: opti
 
     With -m, costs that a run on this machine needs and does not find are in the list without a value.
     """
-    from execbench.costs import catalogue
+    from execbench.catalogue import catalogue
     from execbench.registry.instances import client_costs
 
     if machine is not None:
@@ -112,7 +112,8 @@ def costs(machine: CostMachine = None, wide: options.Wide = False, as_json: opti
 
 def _costs_of(machine: str, wide: bool, as_json: bool) -> None:
     """Print what everything costs on a machine, and on stderr what it lacks."""
-    from execbench.costs import ARCHITECTURES, CostTable, required
+    from execbench.catalogue import ARCHITECTURES, required
+    from execbench.costs import CostTable
     from execbench.errors import MachineError, did_you_mean
     from execbench.registry.instances import client_costs
     from execbench.study.resolve import machine_tables

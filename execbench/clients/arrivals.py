@@ -7,10 +7,11 @@ meets the same draws whatever the backend.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from execbench.clients.limits import at_least
 from execbench.contract import Proc, Row, Setting
 from execbench.sim.dists import Dist, Exponential
 
@@ -40,38 +41,63 @@ class Loop(Protocol):
         """The operation, and what its thread does with it besides, is over."""
 
 
-def loops(
-    setting: Setting,
-    client: str,
-    kind: str,
-    *,
-    threads: int,
-    draws: int,
-    think: Dist,
-    rate: float | None = None,
-    burst: int = 1,
-    trace: str | None = None,
-) -> Sequence[Loop]:
-    """Return one loop per thread; an operation has `draws` uniforms of its own.
+@dataclass(frozen=True, kw_only=True)
+class Arriving:
+    """What clients have in common whose threads sleep between operations: how many there are, and what they wait for.
 
-    Closed loop: every thread thinks (ns) before each operation. With `rate` (operations per second of all threads)
-    arrivals are Poisson, `burst` of them at once; with `trace` they are the lines of that data file (at_ns, client,
-    kind) which name client and kind. Open arrivals are taken in turn by whichever thread is free.
+    Closed loop: every thread thinks before each operation. With `rate` arrivals are Poisson; with `trace` they are the
+    lines of that data file (columns at_ns, client, kind) which name client and kind. Open arrivals are taken in turn by
+    whichever thread is free.
     """
-    if trace is not None:
-        if rate is not None:
-            raise ValueError("rate and trace: arrivals come from one of them")
-        lines = setting.data(trace)
-        events = [row for row in lines if row["client"] == client and row["kind"] == kind]
-        if not events:
-            others = ", ".join(sorted({f"{row['client']} {row['kind']}" for row in lines})) or "nothing"
-            raise ValueError(f"trace {trace} has no line for {client} {kind}, only for {others}")
-        if any(int(event["at_ns"]) < 0 for event in events):
-            raise ValueError(f"trace {trace}: at_ns below 0")
-        return [OpenLoop(setting, client, kind, draws, Trace(events))] * threads
-    if rate is not None:
-        return [OpenLoop(setting, client, kind, draws, Bursts(rate, burst))] * threads
-    return [ClosedLoop(setting, client, kind, thread, threads, draws, think) for thread in range(threads)]
+
+    name: ClassVar[str]
+
+    threads: int = 1
+    think: Dist = field(default=Exponential(50e6), metadata={"unit": "time"})
+    rate: float | None = field(default=None, metadata={"unit": "rate"})
+    """Operations per second of all threads together."""
+    burst: int = 1
+    """Arrivals at once, with `rate`."""
+    trace: str | None = field(default=None, metadata={"kind": "data"})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        at_least(self, 1, "threads", "burst")
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError("rate: above 0 operations per second")
+        if self.rate is not None and self.trace is not None:
+            raise ValueError("trace: not beside a rate, for arrivals come from one of them")
+
+    def computing_threads(self) -> int:
+        """Return 0: every thread sleeps between operations, and gives way at ticks in what takes long."""
+        return 0
+
+    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
+        """Place thread i at place i."""
+        return tuple(range(self.threads))
+
+
+def loops(setting: Setting, client: Arriving, kind: str, draws: int) -> Sequence[Loop]:
+    """Return one loop per thread of a client; an operation of this kind has `draws` uniforms of its own."""
+    if client.trace is not None:
+        return [OpenLoop(setting, client.name, kind, draws, _recorded(setting, client.name, kind, client.trace))
+                ] * client.threads  # fmt: skip
+    if client.rate is not None:
+        return [OpenLoop(setting, client.name, kind, draws, Bursts(client.rate, client.burst))] * client.threads
+    return [ClosedLoop(setting, client.name, kind, thread, client.threads, draws, client.think)
+            for thread in range(client.threads)]  # fmt: skip
+
+
+def _recorded(setting: Setting, client: str, kind: str, trace: str) -> Trace:
+    """Return the arrivals that a data file holds for one kind of operation; ValueError if there are none."""
+    lines = setting.data(trace)
+    events = [row for row in lines if row["client"] == client and row["kind"] == kind]
+    if not events:
+        others = ", ".join(sorted({f"{row['client']} {row['kind']}" for row in lines})) or "nothing"
+        raise ValueError(f"trace {trace} has no line for {client} {kind}, only for {others}")
+    if any(int(event["at_ns"]) < 0 for event in events):
+        raise ValueError(f"trace {trace}: at_ns below 0")
+    return Trace(events)
 
 
 class ClosedLoop:

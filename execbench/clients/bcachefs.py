@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from execbench.clients.arrivals import Loop, Turn, loops
+from execbench.clients.arrivals import Arriving, Loop, Turn, loops
+from execbench.clients.limits import at_least, shares
 from execbench.contract import Entry, Estimate, Image, LockKind, Proc, Region, Request, Row, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.locks import RwSem
@@ -54,7 +55,7 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bcachefs:
+class Bcachefs(Arriving):
     """A what-if: threads that share a full node cache; each operation visits some nodes and fills one that is missing.
 
     Each fill makes the node's unpack function inside its lock and calls it at once; the least recently used node goes,
@@ -73,10 +74,6 @@ class Bcachefs:
     """Rows btree_kind, code_bytes: functions as the emitter makes them."""
     threads: int = 4
     think: Dist = field(default=Exponential(1e6), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    """Fills per second of all threads."""
-    burst: int = 1
-    trace: str | None = field(default=None, metadata={"kind": "data"})
     nodes: int = 1024
     """Nodes that the cache holds: a function lives for about `nodes` / fill rate."""
     visits: int = 3
@@ -89,27 +86,13 @@ class Bcachefs:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("threads", "burst"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1")
+        super().__post_init__()
         if self.nodes <= self.threads:
             raise ValueError("nodes: more than threads, each of which may hold one")
-        if self.visits < 0:
-            raise ValueError("visits: 0 or more")
-        if not 0 <= self.reformats <= 1:
-            raise ValueError("reformats: a share from 0 to 1")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 fills per second")
+        at_least(self, 0, "visits")
+        shares(self, "reformats")
         if self.code_factor <= 0:
             raise ValueError("code_factor: above 0")
-
-    def computing_threads(self) -> int:
-        """Return 0: a fill waits for its device."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place thread i on CPU i."""
-        return tuple(range(self.threads))
 
     def start(self, setting: Setting) -> None:
         """Fill the cache at time 0, then let the threads go."""
@@ -154,10 +137,7 @@ class _Run:
         for node, region in zip(self.cached, regions, strict=True):
             node.region = region
         yield from k.settle()
-        own = loops(
-            setting, "bcachefs", "fill", threads=params.threads, draws=4 + params.visits + params.read.uniforms,
-            think=params.think, rate=params.rate, burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        own = loops(setting, params, "fill", 4 + params.visits + params.read.uniforms)
         for i, loop in enumerate(own):
             setting.spawn(f"bcachefs/{i}", i, partial(self._thread, loop), k.now)
 

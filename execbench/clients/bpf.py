@@ -9,7 +9,8 @@ from functools import partial
 from itertools import islice
 from typing import ClassVar
 
-from execbench.clients.arrivals import loops
+from execbench.clients.arrivals import Arriving, loops
+from execbench.clients.limits import at_least, shares
 from execbench.contract import Entry, Image, LockKind, Proc, Region, Request, Setting, TextKind
 from execbench.kernel.bpf_trampoline import BPF_LOCK
 from execbench.kernel.facade import Kernel
@@ -86,11 +87,10 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bpf:
+class Bpf(Arriving):
     """Threads that load a real program, drawn as a whole row, and unload their oldest one.
 
-    Closed loop: each thread thinks, loads, unloads. With `rate` (loads per second of all threads) or `trace` arrivals
-    come from outside (execbench.clients.arrivals).
+    Closed loop: each thread thinks, loads, unloads; `rate` and `trace` are of loads.
     """
 
     name: ClassVar[str] = "bpf"
@@ -102,11 +102,6 @@ class Bpf:
     data: str = field(metadata={"kind": "data"})
     threads: int = 2
     think: Dist = field(default=Exponential(3e6), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    """Arrivals at once, with `rate`: an agent that loads an object file loads all its programs."""
-    trace: str | None = field(default=None, metadata={"kind": "data"})
-    """Recorded arrivals instead (columns at_ns, client, kind)."""
     loaded: int = 140
     """Programs loaded before the measurement begins, and kept loaded."""
     jit_passes: int = 3
@@ -118,26 +113,11 @@ class Bpf:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if self.threads < 1:
-            raise ValueError("threads: at least 1")
+        super().__post_init__()
         if self.loaded < self.threads:
             raise ValueError("loaded: at least one program per thread")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 loads per second")
-        if self.burst < 1:
-            raise ValueError("burst: at least 1")
-        if not (0 <= self.sleepable <= 1 and 0 <= self.linked <= 1):
-            raise ValueError("sleepable, linked: shares from 0 to 1")
-        if self.jit_passes < 1:
-            raise ValueError("jit_passes: at least 1")
-
-    def computing_threads(self) -> int:
-        """Return 0: every thread sleeps between programs, and gives way at ticks while it verifies."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place thread i on CPU i."""
-        return tuple(range(self.threads))
+        shares(self, "sleepable", "linked")
+        at_least(self, 1, "jit_passes")
 
     def start(self, setting: Setting) -> None:
         """Load the steady set at time 0, then let the threads go."""
@@ -154,10 +134,7 @@ class _Run:
         self.programs = _programs(setting.data(params.data))
         self.loader = Loader(params, setting)
         self.more = 2 * bool(params.sleepable or params.linked)
-        self.loops = loops(
-            setting, "bpf", "load", threads=params.threads, draws=1 + self.more, think=params.think, rate=params.rate,
-            burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        self.loops = loops(setting, params, "load", 1 + self.more)
 
     def spawn_boot(self) -> None:
         machine = self.shared.machine

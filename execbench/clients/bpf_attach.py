@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from execbench.clients.arrivals import Loop, loops
+from execbench.clients.arrivals import Arriving, Loop, loops
 from execbench.clients.attachments import KINDS, Attachment, Common
+from execbench.clients.limits import at_least, shares
 from execbench.contract import Entry, Estimate, Proc, Setting, TextKind
 from execbench.kernel.facade import Kernel
-from execbench.sim.dists import Dist, Exponential
+from execbench.sim.dists import Dist
 from execbench.sim.rng import Stream
 from execbench.sim.task import Task
 
@@ -98,7 +99,7 @@ class _Apart(Setting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BpfAttach:
+class BpfAttach(Arriving):
     """Threads that attach a program, then detach the oldest one of the same kind; the programs are loaded all the time.
 
     `fentry`, `raw_tp`, `xdp`, `tail_call`, `struct_ops` are the weights of the kinds: shares of the arrivals (`rate`),
@@ -113,13 +114,6 @@ class BpfAttach:
     costs: ClassVar[Mapping[str, Entry]] = COSTS
     kinds: ClassVar[tuple[TextKind, ...]] = (TextKind.BPF,)
 
-    threads: int = 1
-    think: Dist = field(default=Exponential(50e6), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    """Arrivals of one kind at once, with `rate`: a tool attaches all programs of an object file."""
-    trace: str | None = field(default=None, metadata={"kind": "data"})
-    """Recorded arrivals instead (columns at_ns, client, kind)."""
     fentry: float = 1.0
     raw_tp: float = 0.0
     xdp: float = 0.0
@@ -149,20 +143,13 @@ class BpfAttach:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
+        super().__post_init__()
         weights = [getattr(self, kind) for kind in KINDS]
         if min(weights) < 0 or not any(weights):
             raise ValueError("fentry, raw_tp, xdp, tail_call, struct_ops: 0 or more, and not all of them 0")
-        for name in ("threads", "burst", "functions", "tracepoints", "key_sites", "slots", "members"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1")
-        for name in ("attached", "call_sites", "dispatcher_sites", "pokes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: 0 or more")
-        for name in ("exits", "deletes"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: a share from 0 to 1")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 attachments per second")
+        at_least(self, 1, "functions", "tracepoints", "key_sites", "slots", "members")
+        at_least(self, 0, "attached", "call_sites", "dispatcher_sites", "pokes")
+        shares(self, "exits", "deletes")
         if self.attached > 30 * self.functions:
             raise ValueError("attached: at most 30 programs for each function")
 
@@ -178,10 +165,6 @@ class BpfAttach:
     def active(self) -> tuple[str, ...]:
         """Return the kinds with a weight."""
         return tuple(kind for kind in KINDS if getattr(self, kind))
-
-    def computing_threads(self) -> int:
-        """Return 0: every thread sleeps between its operations."""
-        return 0
 
     def cpus(self, machine_cpus: int) -> tuple[int, ...]:
         """Place the threads of the first kind first."""
@@ -225,10 +208,8 @@ class _Run:
         share = getattr(params, kind) / sum(getattr(params, name) for name in self.kinds)
         rate = None if params.rate is None else params.rate * share
         own = _Apart.of(self.setting, kind)
-        return loops(
-            own, "bpf-attach", self.kinds[kind].attach_kind, threads=params.threads, draws=2,
-            think=Slower(params.think, 1 / share), rate=rate, burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        ours = replace(params, think=Slower(params.think, 1 / share), rate=rate)
+        return loops(own, ours, self.kinds[kind].attach_kind, 2)
 
     def _thread(self, k: Kernel, kind: Attachment, loop: Loop) -> Proc[None]:
         setting = self.setting

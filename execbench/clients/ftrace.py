@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from execbench.clients.arrivals import Turn, loops
+from execbench.clients.arrivals import Arriving, Turn, loops
+from execbench.clients.limits import at_least
 from execbench.contract import Entry, Estimate, Image, Proc, Region, Request, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.ftrace import (
@@ -31,7 +32,7 @@ COSTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FtraceClient:
+class FtraceClient(Arriving):
     """Threads that register a tracer at `sites` functions, keep it for `kept`, unregister it.
 
     A tracer that may be freed (`dynamic`) gets a trampoline from the backend if that serves ftrace (x86_64 only), and
@@ -45,7 +46,6 @@ class FtraceClient:
     costs: ClassVar[Mapping[str, Entry]] = COSTS
     kinds: ClassVar[tuple[TextKind, ...]] = ()
 
-    threads: int = 1
     sites: Dist = field(default=Constant(1000), metadata={"unit": "count"})
     """Functions of one tracer; 10,000 and more for a tracer without a filter."""
     dynamic: bool = True
@@ -55,25 +55,11 @@ class FtraceClient:
     trampoline: int = TRAMPOLINE
     """Bytes of a trampoline."""
     think: Dist = field(default=Exponential(500e6), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    trace: str | None = field(default=None, metadata={"kind": "data"})
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("threads", "burst", "trampoline"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 tracers per second")
-
-    def computing_threads(self) -> int:
-        """Return 0: every thread sleeps between tracers."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place thread i on CPU i."""
-        return tuple(range(self.threads))
+        super().__post_init__()
+        at_least(self, 1, "trampoline")
 
     def start(self, setting: Setting) -> None:
         """Begin with no function traced."""
@@ -119,10 +105,7 @@ class _Run:
         self.setting = setting
         self.memory = trampolines(setting)
         self.draws = params.sites.uniforms + params.kept.uniforms
-        self.loops = loops(
-            setting, "ftrace", "enable", threads=params.threads, draws=self.draws, think=params.think,
-            rate=params.rate, burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        self.loops = loops(setting, params, "enable", self.draws)
 
     def thread(self, k: Kernel, number: int) -> Proc[None]:
         params, loop = self.params, self.loops[number]

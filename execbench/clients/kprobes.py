@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-from execbench.clients.arrivals import Turn, loops
+from execbench.clients.arrivals import Arriving, Turn, loops
 from execbench.clients.ftrace import trampolines
+from execbench.clients.limits import at_least, shares
 from execbench.contract import Entry, Estimate, Image, Proc, Region, Request, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.kprobes import (
@@ -22,7 +23,6 @@ from execbench.kernel.kprobes import (
 )  # fmt: skip
 from execbench.kernel.phases import end, verb
 from execbench.kernel.srcu import tracepoint_synchronize_unregister
-from execbench.sim.dists import Dist, Exponential
 
 _JUDGED = "assumed: no figure published; symbol lookup and decoding of a function's instructions"
 
@@ -43,7 +43,7 @@ DRAWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class KprobesClient:
+class KprobesClient(Arriving):
     """Threads that attach a batch of probes and, once they have `attached` batches, take their oldest one off.
 
     `through` perf each probe is registered disabled, then enabled, and goes through a tracepoint's grace periods when
@@ -57,7 +57,6 @@ class KprobesClient:
     costs: ClassVar[Mapping[str, Entry]] = COSTS
     kinds: ClassVar[tuple[TextKind, ...]] = ()
 
-    threads: int = 1
     probes: int = 1
     """Probes of one batch."""
     attached: int = 4
@@ -71,29 +70,12 @@ class KprobesClient:
     """Share of the others that can become jumps (x86_64); assumed: no jump into the five bytes, no exception table."""
     optimize: bool = True
     """debug.kprobes-optimization."""
-    think: Dist = field(default=Exponential(50e6), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    trace: str | None = field(default=None, metadata={"kind": "data"})
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("threads", "probes", "attached", "burst"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1")
-        for name in ("entry", "boostable", "optimizable"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: from 0 to 1")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 batches per second")
-
-    def computing_threads(self) -> int:
-        """Return 0: every thread sleeps between batches."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place thread i on CPU i."""
-        return tuple(range(self.threads))
+        super().__post_init__()
+        at_least(self, 1, "probes", "attached")
+        shares(self, "entry", "boostable", "optimizable")
 
     def start(self, setting: Setting) -> None:
         """Begin without a probe."""
@@ -153,10 +135,7 @@ class _Run:
             trampolines(setting),
             params.optimize,
         )  # fmt: skip
-        self.loops = loops(
-            setting, "kprobes", "attach", threads=params.threads, draws=DRAWS * params.probes, think=params.think,
-            rate=params.rate, burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        self.loops = loops(setting, params, "attach", DRAWS * params.probes)
 
     def thread(self, k: Kernel, number: int) -> Proc[None]:
         loop, batches = self.loops[number], deque[list[Kprobe]]()

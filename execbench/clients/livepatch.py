@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from execbench.clients.arrivals import Turn, loops
+from execbench.clients.arrivals import Arriving, Turn, loops
 from execbench.clients.ftrace import BackendText, trampolines
+from execbench.clients.limits import at_least
 from execbench.contract import Entry, Estimate, Image, LockKind, Proc, Request, Setting, TextKind
 from execbench.kernel import livepatch
 from execbench.kernel.facade import Kernel
@@ -36,7 +37,7 @@ COSTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LivepatchClient:
+class LivepatchClient(Arriving):
     """Threads that load a live patch, keep it for `kept` and take it back.
 
     A patch replaces `functions` functions and has `sections` sections of `relocations` late relocations, which are
@@ -51,7 +52,6 @@ class LivepatchClient:
     costs: ClassVar[Mapping[str, Entry]] = COSTS
     kinds: ClassVar[tuple[TextKind, ...]] = ()
 
-    threads: int = 1
     functions: int = 10
     """Functions of one patch; assumed: kpatch's fixes of one CVE replace 1 to 30."""
     text: int = field(default=16 << 10, metadata={"unit": "size"})
@@ -68,34 +68,18 @@ class LivepatchClient:
     """How long it stays. With `rate` or `trace` its thread serves no other arrival meanwhile: an arrival that finds
     every thread keeping a patch waits, and its latency says so; give `threads` above rate times `kept`."""
     think: Dist = field(default=Exponential(2e9), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    trace: str | None = field(default=None, metadata={"kind": "data"})
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("threads", "functions", "text", "tasks", "burst"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1")
-        for name in ("sections", "relocations"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: 0 or more")
+        super().__post_init__()
+        at_least(self, 1, "functions", "text", "tasks")
+        at_least(self, 0, "sections", "relocations")
         if not 0 <= self.busy < 1:
             raise ValueError("busy: from 0 to below 1")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 patches per second")
 
     def refusal(self, arch: str, release: str) -> str:
         """Return why there is no live patching on an architecture of a release, "" if there is."""
         return livepatch.refusal(arch, release)
-
-    def computing_threads(self) -> int:
-        """Return 0: every thread sleeps between patches."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place thread i on CPU i."""
-        return tuple(range(self.threads))
 
     def start(self, setting: Setting) -> None:
         """Begin without a patch."""
@@ -124,10 +108,7 @@ class _Run:
         self.second = 1_000_000_000
         self.memory = trampolines(setting)
         self.text = BackendText(setting) if setting.serves(TextKind.MODULE_TEXT) else RELEASE
-        self.loops = loops(
-            setting, "livepatch", "enable", threads=params.threads, draws=params.kept.uniforms, think=params.think,
-            rate=params.rate, burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        self.loops = loops(setting, params, "enable", params.kept.uniforms)
 
     def thread(self, k: Kernel, number: int) -> Proc[None]:
         loop = self.loops[number]

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from execbench.clients.arrivals import loops
+from execbench.clients.arrivals import Arriving, loops
+from execbench.clients.limits import at_least
 from execbench.clients.module_data import Module, closure, lines_of, modules_of
 from execbench.clients.module_loader import COSTS, Loaded, Loader
 from execbench.contract import Entry, Proc, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.static_call import PATCHING, Patching
-from execbench.sim.dists import Dist, Exponential
 from execbench.sim.task import Task
 
 KERNELS: Final = {
@@ -35,7 +35,7 @@ def kernel_of(arch: str, release: str) -> tuple[str, str] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Modules:
+class Modules(Arriving):
     """Loaders that ask for modules with all they depend on, or threads that load a module and unload it again.
 
     work = boot: the set's roots in the order of its phases, taken in turn by `threads` loaders (udev's workers, each a
@@ -61,12 +61,6 @@ class Modules:
     differing_keys: int = 0
     """Static keys of the kernel that differ from what modules were compiled for, in every module with branches."""
     threads: int = 4
-    think: Dist = field(default=Exponential(50e6), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    """Arrivals at once, with `rate`."""
-    trace: str | None = field(default=None, metadata={"kind": "data"})
-    """Recorded arrivals instead (columns at_ns, client, kind)."""
     data: str | None = field(default=None, metadata={"kind": "data"})
     """Modules of your own (execbench import modules): all of them are loaded, or take part, in their order."""
     boot_sets: str = field(default="boot_sets.csv.gz", metadata={"kind": "data"})
@@ -77,16 +71,18 @@ class Modules:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if self.threads < 1:
-            raise ValueError("threads: at least 1")
+        super().__post_init__()
         if self.patching not in PATCHING:
             raise ValueError(f"patching: one of {', '.join(PATCHING)}")
-        if self.duplicates < 0 or self.differing_keys < 0:
-            raise ValueError("duplicates, differing_keys: 0 or more")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 loads per second")
-        if self.burst < 1:
-            raise ValueError("burst: at least 1")
+        at_least(self, 0, "duplicates", "differing_keys")
+        for name in ("rate", "trace"):
+            if self.work == "boot" and getattr(self, name) is not None:
+                raise ValueError(f"{name}: only with work = churn, for a boot's requests come one behind the other")
+
+    @staticmethod
+    def thinks(fields: Mapping[str, Any]) -> bool:
+        """Whether there are pauses: a boot has none."""
+        return str(fields["work"]) == "churn"
 
     def refusal(self, arch: str, release: str) -> str:
         """Return why there are no modules to load, or ""."""
@@ -98,14 +94,6 @@ class Modules:
         if kernel[0] in NO_BOOT_SET:
             return f"no boot set for {kernel[0]}: name a file of modules (data)"
         return ""
-
-    def computing_threads(self) -> int:
-        """Return 0: loaders sleep between modules, and give way at ticks while an init runs."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place thread i on CPU i."""
-        return tuple(range(self.threads))
 
     def start(self, setting: Setting) -> None:
         """Load the set, or what of it is there in a running system."""
@@ -167,6 +155,7 @@ class _Boot:
         yield from k.settle()
         while self.phases:
             if k.now >= self.setting.duration:
+                self.setting.undone["module"] = sum(map(len, self.phases))
                 self.phases.clear()
                 break
             if not self.phases[0]:
@@ -213,10 +202,7 @@ class _Churn:
         self.resident = [modules[name] for name in every if name in needed]
         self.pool = [modules[name] for name in every if name not in needed]
         self.unloads = 0
-        self.loops = loops(
-            setting, "module", "load", threads=params.threads, draws=1, think=params.think, rate=params.rate,
-            burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        self.loops = loops(setting, params, "load", 1)
 
     def spawn(self) -> None:
         if len(self.pool) < 2 * self.params.threads:

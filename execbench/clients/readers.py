@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from execbench.clients.arrivals import Loop, Turn, loops
+from execbench.clients.arrivals import Arriving, Loop, Turn, loops
+from execbench.clients.limits import at_least
 from execbench.contract import Entry, Estimate, Proc, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.sim.dists import Dist, Exponential
@@ -22,7 +23,7 @@ COSTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readers:
+class Readers(Arriving):
     """Threads on CPUs of their own that take events, and enter `calls` functions of published text for each.
 
     Used beside a client that publishes: each function is drawn with equal chance from all text that is live then and
@@ -39,33 +40,16 @@ class Readers:
     threads: int = 4
     think: Dist = field(default=Exponential(1e6), metadata={"unit": "time"})
     """Pause before each event: a call rate per reader of about `calls` / pause."""
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    trace: str | None = field(default=None, metadata={"kind": "data"})
     calls: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("threads", "burst", "calls"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 events per second")
-
-    def computing_threads(self) -> int:
-        """Return 0: a reader sleeps between events."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place reader i on CPU i behind the other clients'."""
-        return tuple(range(self.threads))
+        super().__post_init__()
+        at_least(self, 1, "calls")
 
     def start(self, setting: Setting) -> None:
         """Let the readers go at time 0."""
-        own = loops(
-            setting, "readers", "event", threads=self.threads, draws=self.calls, think=self.think, rate=self.rate,
-            burst=self.burst, trace=self.trace,
-        )  # fmt: skip
+        own = loops(setting, self, "event", self.calls)
         for i, loop in enumerate(own):
             setting.spawn(f"readers/{i}", i, partial(self._reader, setting, loop))
 

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from execbench.clients.arrivals import loops
+from execbench.clients.arrivals import Arriving, loops
+from execbench.clients.limits import at_least
 from execbench.contract import Entry, Estimate, Image, Proc, Region, Request, Row, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.operation import Operation
-from execbench.sim.dists import Dist, Exponential
 from execbench.sim.task import Task
-
-_AS_BPF = "as client.bpf's cost of the same name, which is derived from host_bpf_load.csv; assumed alike"
 
 COSTS = {
     "load_fixed": Entry(
@@ -24,7 +22,7 @@ COSTS = {
     ),
     "copy_insn": Entry(
         "instruction", "copy one classic instruction in (bpf_prog_create_from_user: copy_from_user, kmemdup)",
-        estimate=Estimate("0.7ns", "0.3ns", "2ns", _AS_BPF),
+        like="client.bpf.copy_insn",  # assumed alike
     ),
     "check_insn": Entry(
         "instruction", "check one classic instruction (bpf_check_classic, seccomp_check_filter)",
@@ -37,7 +35,7 @@ COSTS = {
     ),
     "jit_insn": Entry(
         "instruction and pass", "translate one instruction in one JIT pass (do_jit)",
-        estimate=Estimate("6.4ns", "4ns", "15ns", _AS_BPF),
+        like="client.bpf.jit_insn",  # assumed alike
     ),
     "emulate_insn": Entry(
         "instruction", "emulate one step for one system call number (seccomp_is_const_allow)",
@@ -49,7 +47,7 @@ COSTS = {
     ),
     "free_fixed": Entry(
         "filter", "deferred free on a kworker, fixed part (bpf_prog_free_deferred)",
-        estimate=Estimate("1us", "0.3us", "5us", _AS_BPF),
+        like="client.bpf.free_fixed",  # assumed alike
     ),
 }  # fmt: skip
 """What a filter costs beside the verbs under test, one row per name under `[costs.client.seccomp]`."""
@@ -83,11 +81,8 @@ class Installed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seccomp:
-    """Tasks that start with all filters of one set, drawn by weight; for each that starts the oldest one exits.
-
-    Closed loop with `think`, or `rate` (starts per second of all threads), or `trace`.
-    """
+class Seccomp(Arriving):
+    """Tasks that start with all filters of one set, drawn by weight; for each that starts the oldest one exits."""
 
     name: ClassVar[str] = "seccomp"
     api_phases: ClassVar[frozenset[str]] = frozenset({"alloc", "write", "finalize", "bpf_jit_free"})
@@ -97,11 +92,6 @@ class Seccomp:
 
     data: str = field(metadata={"kind": "data"})
     threads: int = 2
-    think: Dist = field(default=Exponential(50e6), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    trace: str | None = field(default=None, metadata={"kind": "data"})
-    """Recorded arrivals instead (columns at_ns, client, kind)."""
     tasks: int = 100
     """Tasks with filters before the measurement begins, and all the time."""
     sets: tuple[str, ...] = ()
@@ -113,22 +103,11 @@ class Seccomp:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if self.threads < 1 or self.tasks < self.threads:
-            raise ValueError("threads: at least 1, and a task for each")
-        if self.burst < 1 or self.jit_passes < 1:
-            raise ValueError("burst, jit_passes: at least 1")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 starts per second")
+        super().__post_init__()
+        at_least(self, 1, "jit_passes")
+        at_least(self, self.threads, "tasks")
         if self.weights and (len(self.weights) != len(self.sets) or min(self.weights) <= 0):
             raise ValueError("weights: one above 0 for each of sets")
-
-    def computing_threads(self) -> int:
-        """Return 0: every thread sleeps between starts."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place thread i on CPU i."""
-        return tuple(range(self.threads))
 
     def start(self, setting: Setting) -> None:
         """Install the filters of the tasks that are there at time 0, then let the threads go."""
@@ -142,10 +121,7 @@ class _Run:
         self.params, self.setting, self.shared = params, setting, setting.shared
         self._sets, self._bounds = _sets(params, setting.data(params.data))
         self._frees = 0
-        self._loops = loops(
-            setting, "seccomp", "install", threads=params.threads, draws=1, think=params.think, rate=params.rate,
-            burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        self._loops = loops(setting, params, "install", 1)
 
     def spawn_boot(self) -> None:
         machine = self.shared.machine

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
-from execbench.clients.arrivals import Turn, loops
+from execbench.clients.arrivals import Arriving, Turn, loops
+from execbench.clients.limits import at_least
 from execbench.contract import Entry, Estimate, Proc, Row, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.jump_label import jump_label_update
@@ -22,7 +23,7 @@ COSTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticKeys:
+class StaticKeys(Arriving):
     """Threads that flip `storm` keys one after the other: each key drawn from real ones with their numbers of branches.
 
     Whether a key is on or off is no state of the model: both ways patch all its branches at the same cost, so that each
@@ -39,31 +40,16 @@ class StaticKeys:
     """Rows key, arch, release, sites; see `keys_of` for which of them count."""
     sites: int | None = None
     """Branches of every key instead: from 1 (a tracepoint's) to some hundreds (schedstats, memory cgroups)."""
-    threads: int = 1
     storm: int = 1
     """Keys flipped by one operation, as a tracer does that enables many tracepoints."""
     think: Dist = field(default=Exponential(100e6), metadata={"unit": "time"})
-    rate: float | None = field(default=None, metadata={"unit": "rate"})
-    burst: int = 1
-    trace: str | None = field(default=None, metadata={"kind": "data"})
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("threads", "storm", "burst"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1")
-        if self.sites is not None and self.sites < 0:
-            raise ValueError("sites: 0 or more")
-        if self.rate is not None and self.rate <= 0:
-            raise ValueError("rate: above 0 flips per second")
-
-    def computing_threads(self) -> int:
-        """Return 0: every thread sleeps between flips."""
-        return 0
-
-    def cpus(self, machine_cpus: int) -> tuple[int, ...]:
-        """Place thread i on CPU i."""
-        return tuple(range(self.threads))
+        super().__post_init__()
+        at_least(self, 1, "storm")
+        if self.sites is not None:
+            at_least(self, 0, "sites")
 
     def start(self, setting: Setting) -> None:
         """Let the threads go at time 0."""
@@ -92,10 +78,7 @@ class _Run:
             self.sites = keys_of(setting.data(params.data), shared.arch.name, shared.release.name)
         else:
             self.sites = [params.sites]
-        self.loops = loops(
-            setting, "static-keys", "flip", threads=params.threads, draws=params.storm, think=params.think,
-            rate=params.rate, burst=params.burst, trace=params.trace,
-        )  # fmt: skip
+        self.loops = loops(setting, params, "flip", params.storm)
 
     def thread(self, k: Kernel, number: int) -> Proc[None]:
         loop = self.loops[number]

@@ -54,7 +54,8 @@ class TestVmalloc:
 
     __test__: ClassVar[bool] = False  # no test case, whatever its name looks like
     name: ClassVar[str] = "test-vmalloc"
-    api_phases: ClassVar[frozenset[str]] = frozenset({"setup", "loop", "teardown"})
+    api_phases: ClassVar[frozenset[str]] = frozenset()
+    """None: vmalloc of data is no business of an API for text."""
     """vmalloc is what is asked about here."""
     arrivals: ClassVar[frozenset[str]] = frozenset()
     costs: ClassVar[Mapping[str, Entry]] = COSTS

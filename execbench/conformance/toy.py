@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from execbench.costs import CATALOGUE, Cost, CostTable, Evidence
+from execbench.catalogue import CATALOGUE
+from execbench.costs import Cost, CostTable, Evidence
 from execbench.registry.instances import client_costs
 
 TOY_FEATURES: dict[str, dict[str, Any]] = {

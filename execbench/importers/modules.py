@@ -44,7 +44,6 @@ ALLOC, WRITE, EXEC = 2, 1, 4
 """SHF_ALLOC, SHF_WRITE, SHF_EXECINSTR."""
 BRANCHES: Final = {283, 282}
 """R_AARCH64_CALL26, R_AARCH64_JUMP26: what may need an entry of the PLT (arch/arm64/kernel/module-plts.c)."""
-EM_AARCH64: Final = 183
 SUFFIXES: Final = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 

@@ -137,10 +137,15 @@ def _replace_code(k: Kernel, sites: int) -> Proc[None]:
         yield from smp_text_poke_batch(k, sites)
         return
     for _ in range(sites):
-        if k.arch.name == "riscv64":
-            yield from ftrace_make_call(k)
-            continue
-        if call_ops(k):
-            k.count("aarch64_insn_write_literal_u64")
-            yield from write_nosync(k, 0, LITERAL, "copy_byte", "site")
-        yield from aarch64_insn_patch_text_nosync(k)
+        yield from replace_one(k)
+
+
+def replace_one(k: Kernel) -> Proc[None]:
+    """One call site where they are patched one by one: arm64, riscv64 (ftrace_make_call)."""
+    if k.arch.name == "riscv64":
+        yield from ftrace_make_call(k)
+        return
+    if call_ops(k):
+        k.count("aarch64_insn_write_literal_u64")
+        yield from write_nosync(k, 0, LITERAL, "copy_byte", "site")
+    yield from aarch64_insn_patch_text_nosync(k)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from execbench.kernel.arm64.patching import aarch64_insn_patch_text_nosync, write_nosync
-from execbench.kernel.ftrace_code import LITERAL, call_ops
-from execbench.kernel.riscv64.patch import FENTRY, INSN, POINTER, patch_insn, patch_text_nosync
+from execbench.kernel.ftrace_code import replace_one
+from execbench.kernel.riscv64.patch import FENTRY, POINTER, patch_insn, patch_text_nosync
 from execbench.kernel.riscv64.rules import rules_of as riscv64_rules
 from execbench.kernel.x86_64.poke import smp_text_poke_batch
 from execbench.sim.engine import Proc
@@ -38,7 +37,7 @@ def ftrace_init_nop(k: Kernel) -> Proc[None]:
     since 6.16 the literal, with a fence, then both instructions.
     """
     if k.arch.name == "arm64":
-        yield from _arm64_site(k)
+        yield from replace_one(k)
         return
     with (yield from k.lock("text_mutex")):
         rules = riscv64_rules(k)
@@ -65,15 +64,18 @@ def ftrace_module_enable(k: Kernel, sites: int) -> Proc[None]:
             return
         called = sites if any(ops.sites >= ftrace.records for ops in ftrace.ops) else 0
         if k.arch.name == "arm64":
-            for _ in range(called):
-                yield from _arm64_site(k)
+            yield from _each(k, called)
             return
         with (yield from k.lock("text_mutex")):
             if k.arch.name == "riscv64":
-                for _ in range(called):
-                    yield from _riscv_call(k)
+                yield from _each(k, called)
             elif called:
                 yield from smp_text_poke_batch(k, called)
+
+
+def _each(k: Kernel, sites: int) -> Proc[None]:
+    for _ in range(sites):
+        yield from replace_one(k)
 
 
 def ftrace_free_mem(k: Kernel) -> Proc[None]:
@@ -81,23 +83,3 @@ def ftrace_free_mem(k: Kernel) -> Proc[None]:
     with (yield from k.lock("ftrace_lock")):
         k.count("ftrace_free_mem")
         k.spend("list_walk")
-
-
-def _arm64_site(k: Kernel) -> Proc[None]:
-    """ftrace_rec_set_ops, if there are literals, and ftrace_modify_code."""
-    if call_ops(k):
-        k.count("aarch64_insn_write_literal_u64")
-        yield from write_nosync(k, 0, LITERAL, "copy_byte", "site")
-    yield from aarch64_insn_patch_text_nosync(k)
-
-
-def _riscv_call(k: Kernel) -> Proc[None]:
-    """ftrace_make_call outside of stop_machine; the caller holds text_mutex."""
-    rules = riscv64_rules(k)
-    if not rules.ftrace_stops:
-        yield from patch_text_nosync(k, 0, POINTER, "site")
-        yield from patch_insn(k, "patch_insn_write", 0, INSN, "site")
-    elif rules.stopped_fence:
-        yield from patch_insn(k, "patch_insn_write", 0, FENTRY, "site")
-    else:
-        yield from patch_text_nosync(k, 0, FENTRY, "site")

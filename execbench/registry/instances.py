@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from execbench.costs import Entry
+from execbench.catalogue import Entry
 from execbench.registry.files import data_path
 from execbench.registry.params import constructed
 from execbench.registry.plugins import class_for, registered

@@ -66,6 +66,10 @@ def ratios(results: Frames, rows: pd.DataFrame, quantile_name: str, reference: s
     return [Ratio(arm, *_ratio(own, base, p, level)) for arm, own in arms.items() if own]
 
 
+def _more(setting: Setting) -> str:
+    return "Add replications (-r)" if setting.horizon == "terminating" else "Simulate for longer"
+
+
 def answer(results: Frames, rows: pd.DataFrame, setting: Setting) -> list[str]:
     """Return the sentences for the rows of one point, client and class (what callers wait for)."""
     measured = rows[rows["refused"] == ""]
@@ -74,7 +78,7 @@ def answer(results: Frames, rows: pd.DataFrame, setting: Setting) -> list[str]:
     without = [f"No steady state with {_listed(overloaded)}: the backlog grows, so there is no latency to compare."
                ] if overloaded else []  # fmt: skip
     if known.empty:
-        return without or ["Nothing can be said about latency: no quantile has enough support. Simulate for longer."]
+        return without or [f"Nothing can be said about latency: no quantile has enough support. {_more(setting)}."]
     kind = str(known["kind"].iloc[0])
     said = [_fastest(results, known, kind, "p50", "the median"), *without]
     if _is_known(known, "p99").all():
@@ -82,7 +86,7 @@ def answer(results: Frames, rows: pd.DataFrame, setting: Setting) -> list[str]:
     elif (known["p99_status"] == AT_LEAST).any():
         said.append("Some p99 are only known from below: operations were unfinished at the end of the drain.")
     else:
-        said.append("Some p99 lack support: simulate for longer to compare the tails.")
+        said.append(f"Some p99 lack support. {_more(setting)} to compare the tails.")
     said.append(_share(known, kind))
     said.append(f"How sure: 95 % intervals over {known['replications'].max()} replications; they hold for these "
                 f"costs, of which the weakest are {setting.weakest}. What the uncertainty of the costs does to the "

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from execbench.report.checks import few_cycles, growth
+from execbench.report.checks import few_cycles, growth, undone
 from execbench.report.setting import is_open
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def arms_of(results: Frames) -> pd.DataFrame:
     """Return one row per cell, in the order given: `cell, arm, status, refused, point, axes, loops, window_ns,
-    duration_ns, growth, few_cycles`.
+    duration_ns, growth, few_cycles, undone, terminating`.
 
     `axes` is the dict of axis values of the cell's point and `point` its words; both are empty for a plain run.
     `loops` says of each client "open" or "closed"; `refused` is '' or the reason why the backend cannot do
     this; `window_ns` the measured time of one replication, `duration_ns` all of it. `growth` is 0 or, where a steady
     state was asked for and there is none, by how many operations per second the backlog grows; `few_cycles` names what
-    turned too seldom.
+    turned too seldom; `undone` is what a workload that ends had still to do when its window was over.
     """
     import pandas as pd
 
@@ -39,7 +39,8 @@ def arms_of(results: Frames) -> pd.DataFrame:
             "loops": {name: "open" if is_open(one) else "closed" for name, one in spec["workload"]["clients"].items()},
             "window_ns": spec["run"]["duration"] - spec["run"]["warmup"], "duration_ns": spec["run"]["duration"],
             "growth": growth(results, cell["cell"], spec["run"], closed) if steady else 0.0,
-            "few_cycles": few_cycles(results, cell["cell"]),
+            "few_cycles": few_cycles(results, cell["cell"]), "undone": undone(results, cell["cell"]),
+            "terminating": not steady,
         })  # fmt: skip
     return pd.DataFrame(rows)
 

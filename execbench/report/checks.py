@@ -47,3 +47,10 @@ def few_cycles(results: Frames, cell: str) -> str:
     sums = own.groupby("metric")["value"].sum()
     return ", ".join(f"{str(name).removeprefix('cycles_').replace('_', ' ')} ({count:.0f})"
                      for name, count in sums.items() if count < FEW_CYCLES)  # fmt: skip
+
+
+def undone(results: Frames, cell: str) -> int:
+    """Return the largest number of things that a replication of a terminating workload did not come to."""
+    metrics = results.table("metrics")
+    own = metrics[(metrics["cell"] == cell) & (metrics["metric"] == "undone")]
+    return int(own["value"].max()) if len(own) else 0

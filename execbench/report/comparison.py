@@ -36,8 +36,8 @@ class Frames(Protocol):
 
 def comparison(results: Frames) -> pd.DataFrame:
     """Return the tidy frame: `cell, point, arm, client, kind, mode, shared, loop, since, status, outcome, refused,
-    growth, few_cycles, replications, operations` and, for each of COLUMNS, `NAME, NAME_low, NAME_high, NAME_status,
-    NAME_note`.
+    growth, few_cycles, undone, replications, operations` and, for each of COLUMNS, `NAME, NAME_low, NAME_high,
+    NAME_status, NAME_note`.
 
     Base units (ns, bytes, per second, shares of 1). Rows follow the points of a study, then client and class (what a
     caller waits for before what is deferred), then the arms in the order they were given; a refused arm has its reason
@@ -85,11 +85,13 @@ def _classes(results: Frames) -> list[tuple[str, str, str]]:
 def _row(results: Frames, cell: Mapping[str, Any], client: str, kind: str) -> dict[str, Any]:
     replications = results.table("replications")
     mine = replications[replications["cell"] == cell["cell"]]
-    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused", "growth", "few_cycles")}
+    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused", "growth", "few_cycles", "undone")}
     row["loop"] = cell["loops"].get(client, "closed")
     row["since"] = "arrival" if row["loop"] == "open" and kind in arrivals(client) else "begin"
     row |= {"client": client, "kind": kind, "replications": len(mine), "operations": 0, "outcome": _outcome(mine)}
-    measured = Measured(results, str(cell["cell"]), client, kind, int(cell["window_ns"]))
+    measured = Measured(
+        results, str(cell["cell"]), client, kind, None if cell["terminating"] else int(cell["window_ns"])
+    )
     row["operations"] = measured.operations()
     for column in COLUMNS:
         estimate = refused(0, "refused") if row["refused"] else measured.estimate(column)

@@ -23,6 +23,7 @@ from execbench.report.text import (
     figure,
     heading,
     inside_api,
+    remarks,
     shown,
     unit_words,
     units_of,
@@ -89,7 +90,7 @@ def page(results: Frames, frame: pd.DataFrame, setting: Setting, directory: str 
     return environment.get_template("report.html.j2").render(
         setting=setting,
         answers=list(sentences(results, frame, setting)),
-        blocks=list(_blocks(frame, swept)),
+        blocks=list(_blocks(frame, swept, setting.horizon == "terminating")),
         sweep_plots=list(_sweep_plots(cells, frame)) if swept else [],
         plots=[] if swept else list(_plots(results, cells, frame)),
         primitives=_primitives(results, frame) if not swept else {"rows": [], "arms": []},
@@ -122,19 +123,25 @@ def shipped_pages() -> list[tuple[str, str]]:
             for path in sorted(DOCS.glob("*.md"))]  # fmt: skip
 
 
-def _blocks(frame: pd.DataFrame, swept: bool) -> Iterator[dict[str, Any]]:
-    """Yield the table of each point, client and class; in a sweep, and for classes outside the API, folded."""
+def _blocks(frame: pd.DataFrame, swept: bool, ends: bool) -> Iterator[dict[str, Any]]:
+    """Yield the table of each point, client and class; in a sweep, and for classes outside the API, folded.
+
+    Of a workload that `ends` all classes are shown, and none has a rate.
+    """
     colours = plots.hex_palette(list(dict.fromkeys(frame["arm"])))
     for (point, client, kind), rows in frame.groupby(["point", "client", "kind"], sort=False):
         groups = ARRIVING_GROUPS if rows["since"].iloc[0] == "arrival" else GROUPS
         if rows["mode"].iloc[0] == "deferred":
             groups = DEFERRED_GROUPS
         groups = {title: group for title, group in groups.items() if shown(rows, group[0])}
+        if ends:
+            groups = {title: tuple(name for name in group if name != "throughput") for title, group in groups.items()}
         yield {
             "heading": heading(str(point), str(client), str(kind), rows),
-            "folded": swept or not inside_api(rows),
+            "folded": swept or not (ends or inside_api(rows)),
             "unsteady": list(unsteady(rows)),
             "few_cycles": few_cycles(rows),
+            "remarks": list(remarks(rows)),
             "isolated": LONGEST_IS_A_SUM if OF_ISOLATED in groups else "",
             "tables": [_table(rows, part, colours) for part in _parts(groups)],
         }

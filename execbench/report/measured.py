@@ -29,8 +29,9 @@ SHARES = (0.0, 1.0)
 class Measured:
     """The figures of one cell, for one client and class of operation or, where nothing is per class, the machine's."""
 
-    def __init__(self, frames: Frames, cell: str, client: str, kind: str, window_ns: int) -> None:
-        self._window_s = window_ns / 1e9
+    def __init__(self, frames: Frames, cell: str, client: str, kind: str, window_ns: int | None) -> None:
+        """`window_ns` is the measured time of one replication; None if the workload ends by itself."""
+        self._window_s = None if window_ns is None else window_ns / 1e9
         self._mine = (cell, client, kind)
         metrics = frames.table("metrics")
         metrics = metrics[metrics["cell"] == cell]

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from execbench.costs import Evidence, catalogue
+from execbench.catalogue import catalogue
+from execbench.costs import Evidence
 from execbench.registry.instances import client_costs
 from execbench.registry.plugins import class_for
 from execbench.units import show_time
@@ -127,15 +128,19 @@ def is_open(client: Mapping[str, Any]) -> bool:
 
 
 def loop_words(name: str, client: Mapping[str, Any]) -> str:
-    """`Closed loop: 2 bpf threads, think time 1 ms`: how operations arrive, and from when their latency counts."""
-    threads = client.get("threads")
+    """`Closed loop: 2 bpf threads, think time 1 ms`: how operations arrive, and from when their latency counts.
+
+    A client without pauses has no field `think`, or says so by `thinks(fields)`.
+    """
+    threads = f"{client['threads']} {name} threads" if "threads" in client else f"one {name} thread"
     if is_open(client):
         burst = f", {client['burst']} at once" if client.get("burst", 1) != 1 else ""
         trace = client.get("trace")
         pace = f"at {client['rate']:g}/s{burst}" if trace is None else f"as recorded in {trace}"
-        return f"Open loop: {name} {pace} on {threads} threads; latency counts from the intended arrival"
-    think = f", think time {dist_words(client['think'])}" if "think" in client else ""
-    return f"Closed loop: {threads} {name} threads{think}; latency counts from the begin of an operation"
+        return f"Open loop: {name} {pace} on {threads}; latency counts from the intended arrival"
+    thinks = getattr(class_for("clients", name, "report"), "thinks", lambda fields: "think" in fields)
+    think = f", think time {dist_words(client['think'])}" if thinks(client) else ", one operation behind the other"
+    return f"Closed loop: {threads}{think}; latency counts from the begin of an operation"
 
 
 def dist_words(value: Any) -> str:

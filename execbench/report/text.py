@@ -108,7 +108,9 @@ def show(
             continue
         console.print(Text(heading(str(point), str(client), str(kind), rows)), style="bold")
         deferred = rows["mode"].iloc[0] == "deferred"
-        speed = ARRIVING if rows["since"].iloc[0] == "arrival" else SPEED
+        speed = list(ARRIVING if rows["since"].iloc[0] == "arrival" else SPEED)
+        if setting.horizon == "terminating":  # so many in all, at no rate
+            speed = [field for field in speed if field.names != ("throughput",)]
         effects = [field for field in EFFECTS if shown(rows, field.names[0])]
         for table in _tables(rows, (DEFERRED,) if deferred else (speed, effects), console):
             console.print(table)
@@ -252,10 +254,18 @@ def notes(rows: pd.DataFrame) -> Iterator[str]:
                 said.setdefault(reason, []).append(f"{column.title} of {row['arm']}")
     for reason, figures in said.items():
         yield f"{reason}: {_some(figures)}"
-    if rows["shared"].iloc[0] and rows["mode"].iloc[0] != "deferred":
-        yield SHARED
+    yield from remarks(rows)
     if shown(rows, "isolated_longest") and rows["mode"].iloc[0] != "deferred":
         yield LONGEST_IS_A_SUM
+
+
+def remarks(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield what a reader must know of all figures of a class: the window cut it off, the machine's are shared."""
+    cut = [f"{row['undone']:,.0f} with {row['arm']}" for row in records(rows) if row["undone"]]
+    if cut:
+        yield f"cut off by the end of the window, at most still to do: {', '.join(cut)}; lengthen --duration"
+    if rows["shared"].iloc[0] and rows["mode"].iloc[0] != "deferred":
+        yield SHARED
 
 
 def reasons(estimate: Estimate) -> Iterator[str]:

@@ -8,6 +8,7 @@ contended). Timeouts are those of the timer wheel, on PREEMPT_RT too: its hrtime
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,7 +28,7 @@ _URGENT = 3
 _LAZY_TIMERS = event_key(Class.TIMER, 1 << 33)
 
 
-class RcuTasksKthread:
+class RcuTasksKthread(ABC):
     """What the flavours of kernel/rcu/tasks.h have in common; a flavour says how long its grace period lasts."""
 
     flavour: ClassVar[str]
@@ -128,9 +129,9 @@ class RcuTasksKthread:
         yield from kthread.settle()
         yield from kthread.sleep_until(self.wheel.timeout(self.engine.now, jiffies))
 
+    @abstractmethod
     def wait_gp(self, kthread: Kthread) -> Proc[None]:
         """Live through one grace period (gp_func)."""
-        raise NotImplementedError
 
 
 class TasksRcu(RcuTasksKthread):

@@ -69,7 +69,7 @@ def quantile_estimate(
     per_replication: Sequence[Section],
     p: float,
     clusters: Sequence[int] | None,
-    window_s: float,
+    window_s: float | None,
     *,
     resolution: float = BUCKET_ERROR,
 ) -> Estimate:
@@ -78,13 +78,14 @@ def quantile_estimate(
     `per_replication`: values >= 0 and counts of each replication; operations that never finished count as +inf.
     `clusters`: per replication the number of clusters of exceedances of this quantile (separated by a relaxation time
     or a busy period); None if nobody counted, then the mark is "approx." at best.
-    `window_s`: measured seconds of one replication, from which the seconds that would be needed follow by proportion.
+    `window_s`: measured seconds of one replication, from which the seconds that would be needed follow by proportion;
+    None: no replication can be longer, so that replications are counted.
     `resolution`: relative error of the values themselves (0 for raw records): no half-width is smaller.
     """
     sections = [_section(v, c) for v, c in per_replication]
     if clusters is not None and len(clusters) != len(sections):
         raise ValueError(f"{len(clusters)} numbers of clusters for {len(sections)} replications")
-    if not 0 < window_s < math.inf or not 0 <= resolution < 1:
+    if (window_s is not None and not 0 < window_s < math.inf) or not 0 <= resolution < 1:
         raise ValueError(f"a window of {window_s} s and a relative error of {resolution} are impossible")
     values, counts = _pool(sections)
     n = int(counts.sum())
@@ -143,7 +144,7 @@ def _few(own: Sequence[float]) -> str:
 
 
 def _support(
-    sections: Sequence[tuple[Floats, Ints]], pooled: float, clusters: Sequence[int] | None, window_s: float
+    sections: Sequence[tuple[Floats, Ints]], pooled: float, clusters: Sequence[int] | None, window_s: float | None
 ) -> tuple[str, str]:
     """Status and note from the clusters of exceedances (the number of operations says nothing: they come in runs)."""
     if _constant(sections):
@@ -152,9 +153,10 @@ def _support(
     each = clusters if clusters is not None else [int(c[v >= pooled].sum()) for v, c in sections]
     total = sum(each)
     if total < CLUSTERS_APPROXIMATE:
-        needed = window_s * max(CLUSTERS_OK, CLUSTERS_EACH * len(each)) / max(total, 1)
+        have, unit = (len(each), "replications") if window_s is None else (window_s, "s")
+        needed = have * max(CLUSTERS_OK, CLUSTERS_EACH * len(each)) / max(total, 1)
         sign = "~" if total else ">"
-        return f"n/a (needs {sign}{_two_digits(needed)} s)", f"{total} clusters of exceedances"
+        return f"n/a (needs {sign}{_two_digits(needed)} {unit})", f"{total} clusters of exceedances"
     if clusters is None:
         return APPROXIMATE, "clusters of exceedances not counted"
     if total >= CLUSTERS_OK and min(each) >= CLUSTERS_EACH:

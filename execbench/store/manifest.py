@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from execbench.store.schema import SCHEMA_VERSION
 __all__ = ["CellRow", "Manifest", "cells_table", "changed_code", "code_of", "fingerprint", "hash_of", "read",
            "versions", "write", "write_log"]  # fmt: skip
 
-_CODE: Final = ("costs.py", "contract.py", "simulate.py", "sim", "kernel", "record")
+_CODE: Final = ("catalogue.py", "costs.py", "contract.py", "simulate.py", "sim", "kernel", "record")
 """What every simulation runs, beside the backends and clients that it uses."""
 _LIBRARIES: Final = ("numpy", "simpy", "pyarrow", "pandas", "scipy")
 
@@ -150,11 +151,28 @@ def code_of(specs: Sequence[Mapping[str, Any]], plugins: Mapping[str, str]) -> d
             used.append(f"backends/{spec['backend']['name'].replace('-', '_')}.py")
         used += [f"clients/{name.replace('-', '_')}.py" for name in spec["workload"]["clients"]]
     code = {}
-    for name in sorted(set(used)):
+    for name in sorted(_with_siblings(package, used)):
         path = package / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.is_file() else []:
             code[file.relative_to(package).as_posix()] = hash_of(file.read_text(encoding="utf-8"))
     return code | {f"plugin {sha}": sha for sha in sorted(plugins)}
+
+
+def _with_siblings(package: Path, names: Sequence[str]) -> set[str]:
+    """Return these paths and the modules beside a backend or client that it imports, and those that they import."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        found.add(name)
+        folder, slash, _ = name.partition("/")
+        if slash and (package / name).is_file():
+            text = (package / name).read_text(encoding="utf-8")
+            beside = re.findall(rf"^from execbench\.{folder}\.(\w+) import", text, re.MULTILINE)
+            left += [f"{folder}/{module}.py" for module in beside]
+    return found
 
 
 def fingerprint(code: Mapping[str, str]) -> str:

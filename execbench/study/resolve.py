@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from execbench.costs import CostTable, required
+from execbench.catalogue import required
+from execbench.costs import CostTable
 from execbench.errors import InputError, MachineError, did_you_mean
 from execbench.kernel.releases import RELEASES, Release, release_from
 from execbench.registry.files import data_path, sha256_of

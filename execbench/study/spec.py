@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from execbench.costs import ARCHITECTURES
+from execbench.catalogue import ARCHITECTURES
 from execbench.errors import InputError, MachineError, did_you_mean
 
 __all__ = [

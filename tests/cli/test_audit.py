@@ -59,7 +59,7 @@ def test_nothing_to_judge_is_code_5_and_one_line(capsys, tmp_path):
 def test_seed_and_settings_are_those_of_run(capsys):
     usual = told(capsys, "-b", "bpf_prog_pack")["rows"][0]
     other = told(capsys, "-b", "bpf_prog_pack", "--seed", "7")["rows"][0]
-    longer = told(capsys, "-b", "bpf_prog_pack", "-s", "run.duration=240ms")["rows"][0]
+    longer = told(capsys, "-b", "bpf_prog_pack", "-s", "run.duration=1200ms")["rows"][0]
     assert other["facts"] != usual["facts"]
     assert longer["published"] > usual["published"]
     verdicts = [{hazard: one["verdict"] for hazard, one in row["hazards"].items()} for row in (usual, other)]

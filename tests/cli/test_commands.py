@@ -130,7 +130,7 @@ def test_lists_fit_a_terminal_and_are_whole_when_wide(what, capsys):
 
 
 def test_a_machine_file_that_lacks_costs_is_told_which(tmp_path, capsys):
-    from execbench.costs import CATALOGUE
+    from execbench.catalogue import CATALOGUE
 
     stated = 'value = "10ns", range = ["1ns", "20ns"], evidence = "assumed", source = "a guess"'
     costs = [name for name, entry in CATALOGUE.items() if "arm64" in entry.arch and name not in ("isb", "ipi_send")]

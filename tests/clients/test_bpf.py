@@ -40,7 +40,7 @@ def test_shares_are_shares() -> None:
     unload = counts(done, "bpf", "unload")
     share = unload["call_rcu_tasks_trace"] / (unload["call_rcu_tasks_trace"] + unload["call_rcu"])
     assert 0.18 < share < 0.32
-    with pytest.raises(ValueError, match="shares"):
+    with pytest.raises(ValueError, match="linked: a share"):
         Bpf(data="", linked=1.1)
 
 

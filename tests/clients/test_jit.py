@@ -447,7 +447,6 @@ def test_next_fit_goes_round_and_lowest_comes_back() -> None:
         found = list[int | None]()
         for _ in range(4):
             at = space.place(1024, 1)
-            assert at is not None
             space.holes.give(at, at + 1024)
             found.append(at)
         found.append(space.place(1024, 1))

@@ -137,7 +137,6 @@ def test_what_the_backend_does_not_serve_is_the_releases_own(release: str) -> No
     loading = Loading(RwInplaceFinalize(), release=release)
     loading.load(module())
     (loaded,) = loading.run().loaded
-    assert loaded is not None
     assert {kind for kind, _ in loaded.regions} == {TextKind.MODULE_TEXT, TextKind.INIT_TEXT}
     assert set(loaded.parts) == {
         (TextKind.MODULE_DATA, False), (TextKind.RODATA, False), (TextKind.RO_AFTER_INIT, False),
@@ -159,7 +158,6 @@ def test_a_modules_memory_ends_with_the_permissions_of_its_types(backend: Any, r
     loading = Loading(backend, release=release)
     loading.load(module())
     (loaded,) = loading.run().loaded
-    assert loaded is not None
     shared = loading.bench.shared
     wanted = {
         TextKind.MODULE_TEXT: "ro-x", TextKind.RODATA: "ro-nx", TextKind.RO_AFTER_INIT: "ro-nx",
@@ -225,7 +223,6 @@ def test_a_load_waits_while_an_unload_holds_module_mutex_across_a_grace_period()
 
     def unload(k: Kernel) -> Proc[None]:
         loaded = yield from loading.loader.load(k, module("first"))
-        assert loaded is not None
         yield from loading.loader.unload(k, loaded, 1)
 
     def loads(k: Kernel) -> Proc[None]:
@@ -279,7 +276,6 @@ def booted(backend: str, kernel: str, boot_set: str, patching: str = "before-rox
 def core_text(kernel: str, boot_set: str) -> list[int]:
     """Bytes of text of each module of a boot set, straight from the data files."""
     found = kernel_of("x86_64", kernel)
-    assert found is not None
     name, _ = found
     rows = {row["name"]: row for row in rows_of(data_path(f"modules_{name}.csv.gz"))}
     lines = lines_of(rows_of(data_path("boot_sets.csv.gz")), name, boot_set)
@@ -341,7 +337,6 @@ def test_a_boot_loads_every_module_once_behind_what_it_depends_on(arch: str, ker
         assert ran.run().outcome == "ok"
     live = [name for name, state in order if state == "live"]
     found = kernel_of(arch, kernel)
-    assert found is not None
     lines = lines_of(rows_of(data_path("boot_sets.csv.gz")), found[0], "server_1vendor")
     known = modules_of(rows_of(data_path(f"modules_{found[0]}.csv.gz")), RELEASES[kernel])
     wanted = {name for line in lines if line.root for name in closure(line.module, known)}

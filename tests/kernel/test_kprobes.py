@@ -242,7 +242,6 @@ def test_whoever_pokes_waits_for_tasks_rcu_that_the_optimizer_waits_for(release:
     bench = Bench(release=release)
     s = kprobes(bench)
     tasks, asked = bench.machine.flavours.tasks, list[int]()
-    assert tasks is not None
     tasks.periods.log = log = []
 
     def poke(k: Kernel) -> Proc[None]:

@@ -279,7 +279,6 @@ def test_deferring_spares_nohz_full_cpus_in_user_mode_and_charges_for_the_others
     for policy in ("sync-core-ipi", "defer-to-kernel-entry"):
         bench = Bench(cpus=16, isolated=4, run={"cpu_model": model})
         passive = bench.machine.isolated_cpus
-        assert passive is not None
         in_user = 4 - passive.count(0, "kernel")
         assert passive.count(0, "busy") == 0
         sync.require(bench.shared, policy)

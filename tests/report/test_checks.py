@@ -253,7 +253,7 @@ def test_open_and_closed_loops_never_share_a_table(make_results):
     assert {table.partition(")")[0] for table in tables} == {"open loop, from the intended arrival", "closed loop"}
     assert not any("64" in table.partition("----")[0] for table in tables if table.startswith("open"))
     words = " ".join(text.split())
-    assert "Open loop: bpf at 200/s" in words
+    assert "Open loop: bpf at 200/s on 2 bpf threads" in words
     assert "Closed loop: 2 bpf threads" in words
     html = page(results, frame, setting)
     assert "bpf load (open loop) by machine.topology.cpus" in html

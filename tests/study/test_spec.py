@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from execbench.costs import ARCHITECTURES
+from execbench.catalogue import ARCHITECTURES
 from execbench.errors import InputError, MachineError
 from execbench.study import resolve
 from execbench.study.spec import (
