@@ -210,8 +210,10 @@ class StructOpsMaps:
     def attach(self, k: Kernel, row: Sequence[float]) -> Proc[None]:
         """Make the trampolines and register."""
         k.spend("client.bpf-attach.map_update")
-        ops = yield from update_elem(k, self._common.trampolines, self._common.params.members)
-        k.spend("client.bpf-attach.struct_ops_reg")
+        ops = yield from update_elem(
+            k, self._common.trampolines, self._common.params.members,
+            lambda k: k.spend("client.bpf-attach.struct_ops_reg"),
+        )  # fmt: skip
         self._maps.append(ops)
 
     def detaches(self, row: Sequence[float]) -> bool:

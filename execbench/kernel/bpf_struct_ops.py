@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,11 +25,14 @@ class StructOps:
     page: bool
 
 
-def update_elem(k: Kernel, trampolines: Trampolines, members: int) -> Proc[StructOps]:
-    """Make a trampoline for each member that has a program, then register (bpf_struct_ops_map_update_elem).
+def update_elem(k: Kernel, trampolines: Trampolines, members: int, reg: Callable[[Kernel], None]) -> Proc[StructOps]:
+    """Make a trampoline for each member that has a program, then register by `reg`: bpf_struct_ops_map_update_elem.
+
+    All of it is under the map's lock.
 
     Since 6.9 each is measured by itself and copied by itself; the kernel packs them into pages of the allocator of
-    programs, the model asks for each one alone: as many copies, less memory. On 6.1 all are in one page.
+    programs, the model asks for each one alone: as many copies, more allocations, less memory. On 6.1 all are in one
+    page.
     """
     k.count("bpf_struct_ops_map_update_elem", members)
     size = image_size(1, False)
@@ -42,8 +46,9 @@ def update_elem(k: Kernel, trampolines: Trampolines, members: int) -> Proc[Struc
                 yield from trampolines.measure(k, size)
                 regions.append((yield from trampolines.pack_image(k, size)))
         k.spend("kmalloc", members)
-    for region in regions:
-        yield from trampolines.publish(k, region, "pointer", "rcu+tasks")
+        reg(k)
+        for region in regions:
+            yield from trampolines.publish(k, region, "pointer", "rcu+tasks")
     return StructOps(tuple(regions), page)
 
 

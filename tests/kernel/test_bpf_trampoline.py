@@ -281,9 +281,14 @@ def test_struct_ops_make_one_trampoline_for_each_member_and_free_behind_both_fla
     bench = Attach("x86_64", release)
     bench.shared.declare(bpf_struct_ops.MAP_LOCK)
     made: list[bpf_struct_ops.StructOps] = []
+    held: list[bool] = []
+
+    def registered(k: Kernel) -> None:
+        hold = bench.shared.locks[bpf_struct_ops.MAP_LOCK.name].hold
+        held.append(hold is not None and hold.released_at() < 0)  # a release may stand in the plan already
 
     def update(k: Kernel) -> Proc[None]:
-        made.append((yield from bpf_struct_ops.update_elem(k, bench.trampolines, 5)))
+        made.append((yield from bpf_struct_ops.update_elem(k, bench.trampolines, 5, registered)))
 
     def free(k: Kernel) -> Proc[None]:
         bpf_struct_ops.unreg(k, made[0])
@@ -291,6 +296,7 @@ def test_struct_ops_make_one_trampoline_for_each_member_and_free_behind_both_fla
 
     first, last = bench.does(update, free)
     paged = release == "6.1"
+    assert held == [True], "reg is called under the map's lock"
     assert first.get("arch_bpf_trampoline_size", 0) == first.get("bpf_prog_pack_alloc", 0) == 5 * (not paged)
     assert first.get("text_poke_copy", 0) == 5 * (not paged)
     assert (last["call_rcu"], last["call_rcu_tasks"]) == (1, 1)
