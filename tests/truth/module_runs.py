@@ -95,6 +95,10 @@ class Trace:
     def call(self, at: int, task: Any, primitive: str, units: int) -> None:
         (self.deferred if task.name.startswith("kworker") else self.into)[primitive] += 1
 
+    def ipi(self, begin: int, end: int, task: Any, why: str, targets: int) -> None:
+        """A round that was sent, by its reason."""
+        self.call(begin, task, f"round of {why}", 1)
+
 
 @cache
 def run(name: str, patching: Patching = "per-site", own: bool = True) -> Run:

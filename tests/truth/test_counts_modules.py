@@ -85,7 +85,7 @@ def areas(counts: Counts) -> int:
 
 
 OF: dict[str, tuple[str, Callable[[Counts], int]]] = {
-    "text_poke_rounds": ("load", lambda counts: 3 * counts["smp_text_poke_batch_finish"]),
+    "text_poke_rounds": ("load", lambda counts: counts["round of sync_core"]),
     "cpa_flushes": ("load", lambda counts: counts["cpa_flush"] - counts["execmem_cache_populate_alloc"]),
     "set_memory": ("load", lambda counts: set_memory_calls(counts) - counts["execmem_cache_populate_alloc"]),
     "areas": ("load", areas),
@@ -99,7 +99,7 @@ OF: dict[str, tuple[str, Callable[[Counts], int]]] = {
     "unload_cpa": ("unload", lambda counts: counts["cpa_flush"]),
     "unload_splits_collapses": ("unload", by_state),
     "unload_waits": ("unload", lambda counts: counts["synchronize_rcu"]),
-    "unload_poke_rounds": ("unload", lambda counts: 3 * counts["smp_text_poke_batch_finish"]),
+    "unload_poke_rounds": ("unload", lambda counts: counts["round of sync_core"]),
 }
 """Traced column: of which operation, and what the model counts."""
 
