@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,3 +49,8 @@ def arms_of(results: Frames) -> pd.DataFrame:
 def point_words(axes: Mapping[str, Any]) -> str:
     """`cpus = 64, threads = 2`: a point by the last parts of its keys."""
     return ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in axes.items())
+
+
+def axes_of(words: str) -> dict[str, str]:
+    """Return names and values of the axes from the words of a point."""
+    return dict(part.split(" = ", 1) for part in re.split(r", (?=[\w-]+ = )", words))

@@ -17,16 +17,14 @@ from execbench.report.columns import BY_NAME
 from execbench.report.comparison import Frames, estimate_of, records
 from execbench.report.locks import contended
 from execbench.report.numbers import bounds, number
+from execbench.report.tables import figure, unit_words, units_of
 from execbench.report.text import (
     LONGEST_IS_A_SUM,
     few_cycles,
-    figure,
     heading,
     inside_api,
     remarks,
     shown,
-    unit_words,
-    units_of,
     unsteady,
 )
 from execbench.units import show_time

@@ -69,14 +69,6 @@ def test_terminal_has_colour_and_lines(compared):
     assert "─" in text
 
 
-def test_sweep_shows_one_table_per_figure(swept):
-    text = render(*swept[1:])
-    assert "bpf load (closed loop): p50 [us]" in text
-    assert "bpf load (closed loop): interrupts" in text
-    assert max(map(len, text.splitlines())) <= 78
-    assert "(x86_64, 2, 64, 256 CPUs)" in " ".join(text.split())
-
-
 def test_isolated_cpus_are_shown_only_where_the_machine_has_some(make_results, add_isolated):
     """A table without isolated CPUs does not mention them; with some, their rate and the longest stand there."""
     results = make_results(replications=10)
