@@ -72,3 +72,16 @@ class Story:
 
 
 __all__ = ["PAGE", "Story"]
+
+
+def retired_and_unmapped() -> Story:
+    """Text that was published, retired, and unmapped at once: nothing waited for who was inside."""
+    story = Story("x86_64")
+    area = story.area()
+    region = story.region(area)
+    story.map("t", area, "ro-x")
+    story.store("t", area.va)
+    story.reach("t", region)
+    story.unreach("t", region)
+    story.map("t", area, "none")
+    return story

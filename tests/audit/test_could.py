@@ -9,7 +9,7 @@ import pytest
 from execbench.contract import TextKind
 from execbench.record.audit import verdicts
 from tests.audit.runs import judged
-from tests.audit.story import PAGE, Story
+from tests.audit.story import PAGE, Story, retired_and_unmapped
 
 T = SimpleNamespace(name="t", cpu=SimpleNamespace(id=3))
 OTHER = SimpleNamespace(name="u", cpu=SimpleNamespace(id=5))
@@ -112,14 +112,7 @@ def test_hazard_4(condition, words):
 
 
 def test_hazard_5_names_the_tasks_inside():
-    story = Story("x86_64")
-    area = story.area()
-    region = story.region(area)
-    story.map("t", area, "ro-x")
-    story.store("t", area.va)
-    story.reach("t", region)
-    story.unreach("t", region)
-    story.map("t", area, "none")
+    story = retired_and_unmapped()
     assert "any task inside, running or preempted on any CPU" in verdicts(story.end())[5].trace[-1]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from execbench.record.audit import verdicts
-from tests.audit.story import PAGE, Story
+from tests.audit.story import PAGE, Story, retired_and_unmapped
 
 
 def byte_ns(story: Story, hazard: int) -> int | None:
@@ -41,14 +41,7 @@ def test_torn_bytes_from_the_store():
 def test_a_grace_period_has_no_end_to_wait_for():
     story = story_of(synchronized=True)
     assert byte_ns(story, 5) == 0
-    late = Story("x86_64")
-    area = late.area()
-    region = late.region(area)
-    late.map("t", area, "ro-x")
-    late.store("t", area.va)
-    late.reach("t", region)
-    late.unreach("t", region)
-    late.map("t", area, "none")
+    late = retired_and_unmapped()
     assert byte_ns(late, 5) is None
 
 

@@ -17,6 +17,7 @@ from execbench.record.audit import FactLog
 from execbench.simulate import Replication, World, simulate
 from execbench.store.digest import digest_of
 from execbench.study.expand import Asked, expand
+from tests.clients.worlds import entries
 from tests.kernel.bench import Bench
 
 WORKLOAD = """\
@@ -124,17 +125,7 @@ def test_the_policy_costs_each_reader_what_the_machine_says(workload: str) -> No
 def test_nobody_enters_text_before_it_is_published_or_after_it_was_retired(workload: str) -> None:
     for arm in (LAZY, "bpf_prog_pack", "module_alloc"):
         ears, _ = heard(spec_of(workload, arm))
-        live: set[Region] = set()
-        entered = 0
-        for fact in ears:
-            if fact.event == "reach":
-                live.add(fact.fields[0])
-            elif fact.event == "unreach":
-                live.discard(fact.fields[0])
-            elif fact.event == "fetch":
-                assert fact.fields[0] in live
-                entered += 1
-        assert entered > 1500
+        assert entries(ears) > 1500
 
 
 def test_the_audit_sees_readers_and_judges_as_without_them(workload: str) -> None:

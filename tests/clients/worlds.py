@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from execbench.contract import Region
+from execbench.record.audit import Fact
 from execbench.simulate import Replication, World
 from execbench.study.expand import Asked, expand
 
@@ -39,3 +41,18 @@ def operations(done: Replication) -> Mapping[tuple[str, str], int]:
 def unfinished(done: Replication) -> int:
     """How many operations had not finished when the run ended."""
     return sum(done.tables["totals"]["unfinished"])
+
+
+def entries(story: Iterable[Fact]) -> int:
+    """How often text was entered; each time it must have been reachable."""
+    live: set[Region] = set()
+    entered = 0
+    for fact in story:
+        if fact.event == "reach":
+            live.add(fact.fields[0])
+        elif fact.event == "unreach":
+            live.discard(fact.fields[0])
+        elif fact.event == "fetch":
+            assert fact.fields[0] in live
+            entered += 1
+    return entered
