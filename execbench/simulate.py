@@ -213,13 +213,12 @@ def rcu_rules(
 ) -> RcuRules:
     """Combine a machine's configuration, a release and its costs into the rules of grace periods."""
     hz = config["hz"]
-    wake = config.get("rcu_normal_wake_from_gp")
     second = config.get("rcu_second_scan", 0.0)
     return RcuRules(
         jiffy_ns=1_000_000_000 // hz,
         first_fqs=release.fqs_jiffies(True, hz, cpus),
         next_fqs=release.fqs_jiffies(False, hz, cpus),
-        wake_from_gp=release.wakes_from_gp(cpus) if wake is None else wake,
+        wake_from_gp=release.wakes_from_gp(cpus, config.get("rcu_normal_wake_from_gp")),
         direct_wakes=release.direct_wakes,
         init_ns=costs.ns("rcu_gp_init"),
         cleanup_ns=costs.ns("rcu_gp_cleanup"),

@@ -44,6 +44,8 @@ class State:
     asked: int = 0
     taken: int = 0
     regions: int = 0
+    written: dict[int, list[int]] = field(default_factory=dict)
+    """By region, the bytes of each image that is in a scratch and not in its pack yet."""
 
     def charged(self, size: int) -> int:
         """Return what a function of `size` bytes takes and is copied as: with its header, in whole chunks."""
@@ -154,19 +156,25 @@ class BpfProgPack:
     def write(self, k: Kernel, s: State, region: Region, image: Image) -> Proc[None]:
         """The JIT writes into its scratch; nothing shared is touched."""
         k.spend("copy_byte", image.size)
+        s.written.setdefault(region.id, []).append(image.size)
         return
         yield
 
     def finalize(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """bpf_jit_binary_pack_finalize: copy the scratch over the traps, as the architecture writes live text.
 
+        A program is one image with its header; of a page that several share each image is copied behind the one before
+        (arch_prepare_bpf_trampoline), and what nobody wrote stays traps.
         On arm64 and riscv64 the JIT flushes the same bytes once more behind it until 7.x (bpf_flush_icache).
         """
         for region in regions:
-            size = s.charged(region.size)
-            yield from k.bpf_arch_text_copy(region.va, size)
+            va = region.va
+            for image in s.written.pop(region.id, ()):
+                size = s.charged(image) if image == region.size else image
+                yield from k.bpf_arch_text_copy(va, size)
+                yield from k.arch.bpf_flush_icache(k, va, size)
+                va += image
             k.spend("kfree")
-            yield from k.arch.bpf_flush_icache(k, region.va, size)
 
     def free(self, k: Kernel, s: State, regions: Sequence[Region]) -> Proc[None]:
         """bpf_prog_pack_free: int3 over the program, then its chunks; an empty pack goes back."""
@@ -176,6 +184,7 @@ class BpfProgPack:
                 pack: Pack = region.own
                 s.asked -= region.size
                 s.taken -= region.reserved
+                s.written.pop(region.id, None)
                 if pack.bitmap is None:
                     s.lone -= pack.memory.size
                     yield from k.execmem_free(pack.memory)

@@ -12,7 +12,16 @@ from execbench.contract import Proc, Region, Setting
 from execbench.kernel.bpf_dispatcher import Dispatcher
 from execbench.kernel.bpf_link import LinkIds
 from execbench.kernel.bpf_prog_array import ProgArray
-from execbench.kernel.bpf_struct_ops import MAP_LOCK, StructOps, map_free, unreg, update_elem
+from execbench.kernel.bpf_struct_ops import (
+    MAP_LOCK,
+    MEMBER,
+    StructOps,
+    map_alloc,
+    map_free,
+    most_members,
+    unreg,
+    update_elem,
+)  # fmt: skip
 from execbench.kernel.bpf_trampoline import Trampolines
 from execbench.kernel.tracepoint import Tracepoint, Tracepoints, call_behind_probes
 
@@ -196,23 +205,27 @@ class TailCall:
 
 
 class StructOpsMaps:
-    """Structures of functions (BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM): schedulers, congestion control."""
+    """Structures of functions (BPF_MAP_CREATE, _UPDATE_ELEM, _DELETE_ELEM): schedulers, congestion control."""
 
     attach_kind, detach_kind = "struct-ops-attach", "struct-ops-detach"
 
     def __init__(self, common: Common) -> None:
-        """Begin with none."""
+        """Begin with none; ValueError if a map cannot hold the trampolines of so many members."""
         self._common = common
+        most = most_members(common.setting.shared)
+        if common.params.members > most:
+            raise ValueError(f"members: at most {most}, as many trampolines as the pages of a map hold on this machine")
         common.setting.shared.declare(MAP_LOCK)
         self._maps: deque[StructOps] = deque()
         self._ends = count()
 
     def attach(self, k: Kernel, row: Sequence[float]) -> Proc[None]:
-        """Make the trampolines and register."""
+        """Make the map, then its trampolines, and register."""
         k.spend("client.bpf-attach.map_update")
-        ops = yield from update_elem(
-            k, self._common.trampolines, self._common.params.members,
-            lambda k: k.spend("client.bpf-attach.struct_ops_reg"),
+        ops = yield from map_alloc(k)
+        sizes = [MEMBER] * self._common.params.members
+        yield from update_elem(
+            k, self._common.trampolines, ops, sizes, lambda k: k.spend("client.bpf-attach.struct_ops_reg")
         )  # fmt: skip
         self._maps.append(ops)
 

@@ -12,6 +12,7 @@ from execbench.clients.attachments import KINDS, Attachment, Common
 from execbench.clients.limits import at_least, shares
 from execbench.contract import Entry, Estimate, Proc, Setting, TextKind
 from execbench.kernel.facade import Kernel
+from execbench.kernel.phases import end
 from execbench.sim.dists import Dist
 from execbench.sim.rng import Stream
 from execbench.sim.task import Task
@@ -218,7 +219,7 @@ class _Run:
             k.task.site = kind.attach_kind
             k.spend("syscall")
             yield from kind.attach(k, turn.row)
-            k.end()
+            end(k)
             if kind.detaches(turn.row):
                 yield from k.settle()
                 k.begin(setting.operation("bpf-attach", kind.detach_kind, turn.number, k.now), "release")

@@ -21,8 +21,9 @@ DISPATCHER_MUTEX: Final = LockKind("bpf_dispatcher.mutex", "mutex", "kernel/bpf/
 PAGE: Final = 4096
 MAX: Final = 48
 """Programs that fit into half a page (BPF_DISPATCHER_MAX); what is beyond is called indirectly."""
-_MODULE_RW: Final = ("6.1",)
-"""Releases whose writable copy is a page of the module area."""
+_MODULE_RW: Final = ("6.1", "6.12", "6.18")
+"""Releases whose writable copy is a page of the module area; 7.3 takes data (vzalloc), for its execmem gives BPF pages
+that are read-only. 6.18 was not read: its execmem does not."""
 
 
 class LiveMemory(TextMemory, Protocol):
@@ -49,6 +50,7 @@ class Dispatcher:
     half: int = 0
     programs: int = 0
     _live: Region | None = None
+    _finished: bool = False
 
     def declare(self, shared: Shared) -> None:
         """Declare its locks."""
@@ -58,7 +60,8 @@ class Dispatcher:
     def change_prog(self, k: Kernel, more: int) -> Proc[None]:
         """Add a program (1) or remove one (-1), then wait until the other half is left (bpf_dispatcher_change_prog).
 
-        On arm64 and riscv64 nothing can be prepared (arch_prepare_bpf_dispatcher), so that all ends with the page.
+        On arm64 and riscv64 nothing can be prepared (arch_prepare_bpf_dispatcher) and nobody calls the dispatcher, so
+        that all ends with the page; but when the last program goes there is nothing to prepare, and that is waited for.
         """
         with (yield from k.lock("bpf_dispatcher.mutex")):
             k.count("bpf_dispatcher_change_prog")
@@ -75,7 +78,6 @@ class Dispatcher:
             yield from k.execmem_alloc(1, TextKind.BPF)
         else:
             yield from k.vmalloc_data(PAGE)
-        yield from self.memory.finalize(k, (region,))
         with (yield from k.lock("bpf_lock")):
             k.count("bpf_ksym_add")
         return region
@@ -85,9 +87,11 @@ class Dispatcher:
 
         The first program goes into the half at the beginning.
         """
-        if k.arch.name != "x86_64":
-            return
         k.count("bpf_dispatcher_update", max(self.programs, 1))
+        if k.arch.name != "x86_64":
+            if not self.programs:
+                yield from k.synchronize_rcu()
+            return
         self.half = self.half ^ 1 if before else 0
         old, self._live = self._live, None
         if self.programs:
@@ -110,9 +114,14 @@ class Dispatcher:
         region = self.region
         assert region is not None
         k.spend("copy_byte", PAGE // 2)  # into the writable copy
-        va = region.va + self.half * (PAGE // 2)
-        if self.memory.rewrites:
-            yield from self.memory.rewrite(k, region, Image(region.id, PAGE // 2))
+        offset = self.half * (PAGE // 2)
+        image = Image(region.id, PAGE // 2)
+        if not self._finished:  # the page comes with its first half
+            self._finished = True
+            yield from self.memory.write(k, region, image)
+            yield from self.memory.finalize(k, (region,))
+        elif self.memory.rewrites:
+            yield from self.memory.rewrite(k, region, image)
         else:
-            yield from k.bpf_arch_text_copy(va, PAGE // 2)
-        return Region(region.id, va, PAGE // 2, PAGE // 2, region.kind, region.own)
+            yield from k.bpf_arch_text_copy(region.va + offset, PAGE // 2)
+        return Region(region.id, region.va + offset, PAGE // 2, PAGE // 2, region.kind, region.own)

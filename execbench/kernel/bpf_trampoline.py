@@ -8,7 +8,7 @@ the end of the first grace period (percpu_ref).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from execbench.kernel.shared import Shared
 
 BPF_LOCK: Final = LockKind("bpf_lock", "spinlock", "kernel/bpf/core.c: bpf_lock (kallsyms)")
+MUTEX: Final = LockKind("bpf_trampoline.mutex", "mutex", "kernel/bpf/trampoline.c: bpf_trampoline.mutex")
+"""One for each trampoline, with its number behind the name."""
+POOLED: Final = LockKind("trampoline_locks", "mutex", "kernel/bpf/trampoline.c: trampoline_locks (7.x)")
+"""As many as _LOCKS, with their numbers behind the name."""
 PAGE_IMAGES: Final = ("6.1",)
 """Releases whose images are pages of their own, made RO and X one after the other; later ones ask the allocator of
 programs (arch_alloc_bpf_trampoline)."""
@@ -85,8 +89,8 @@ class Trampolines:
     ) -> None:  # fmt: skip
         """Begin without any, as at boot."""
         shared.declare(BPF_LOCK)
-        self._shared, self._memory = shared, memory
-        self._generate, self._deferred, self._publish = generate, deferred, publish
+        self._shared, self.memory = shared, memory
+        self.generate, self._deferred, self._publish = generate, deferred, publish
         self.direct = DirectFunctions()
         self._by_function: dict[int, Trampoline] = {}
 
@@ -94,10 +98,9 @@ class Trampolines:
         """Return the trampoline of a function (bpf_trampoline_lookup)."""
         found = self._by_function.get(function)
         if found is None:
-            pooled = self._shared.release.name in _SKIPS
-            name = f"trampoline_locks[{function % _LOCKS}]" if pooled else f"bpf_trampoline.mutex[{function}]"
-            self._shared.declare(LockKind(name, "mutex", "kernel/bpf/trampoline.c: tr->mutex, trampoline_locks"))
-            found = self._by_function[function] = Trampoline(name)
+            kind, number = (POOLED, function % _LOCKS) if self._shared.release.name in _SKIPS else (MUTEX, function)
+            lock = self._shared.declare(replace(kind, name=f"{kind.name}[{number}]"))
+            found = self._by_function[function] = Trampoline(lock.kind.name)
         return found
 
     def link_prog(self, k: Kernel, function: int, program: int, at_exit: bool = False) -> Proc[None]:
@@ -166,12 +169,12 @@ class Trampolines:
         page = k.release.name in PAGE_IMAGES
         if page:
             k.phase("page_image")
-            region = yield from self.page_image(k, size)
+            region = yield from self._page_image(k, size)
         else:
             k.phase("measure")
             yield from self.measure(k, size)
             k.phase(phase)
-            region = yield from self.pack_image(k, size)
+            region = yield from self._pack_image(k, size)
         return TrampImage(region, set(tr.programs), call_orig, page)
 
     def measure(self, k: Kernel, size: int) -> Proc[None]:
@@ -182,48 +185,61 @@ class Trampolines:
         """
         k.count("arch_bpf_trampoline_size")
         if k.arch.name != "x86_64":
-            self._generate(k, size)
+            self.generate(k, size)
             return
         kind = TextKind.MODULE_DATA if k.release.name in _SKIPS else TextKind.BPF
         piece = yield from k.execmem_alloc(1, kind)
-        self._generate(k, size)
+        self.generate(k, size)
         yield from k.execmem_free(piece)
 
-    def pack_image(self, k: Kernel, size: int) -> Proc[Region]:
+    def _pack_image(self, k: Kernel, size: int) -> Proc[Region]:
         """Take an image from the allocator of programs, emit it and copy it there (arch_prepare_bpf_trampoline)."""
-        (region,) = yield from self._memory.alloc(k, [Request(size, TextKind.BPF)])
-        yield from self._ksym_add(k)
-        self._generate(k, size)
-        yield from self._memory.write(k, region, Image(region.id, size))
-        yield from self._memory.finalize(k, (region,))
+        (region,) = yield from self.memory.alloc(k, [Request(size, TextKind.BPF)])
+        yield from self.ksym_add(k)
+        self.generate(k, size)
+        yield from self.memory.write(k, region, Image(region.id, size))
+        yield from self.memory.finalize(k, (region,))
         return region
 
-    def page_image(self, k: Kernel, size: int) -> Proc[Region]:
+    def _page_image(self, k: Kernel, size: int) -> Proc[Region]:
         """Make a page of its own, emit the image into it, then set_memory_ro and set_memory_x (6.1)."""
         piece = yield from k.execmem_alloc(1, TextKind.BPF)
-        yield from self._ksym_add(k)
-        self._generate(k, size)
-        k.store_text(piece.va, size)
-        if k.arch.name != "x86_64":
-            yield from k.flush_icache_range(piece.va, size)
+        yield from self.ksym_add(k)
+        yield from self.emit_in_place(k, piece.va, size, piece.size)
         yield from k.set_memory_ro(piece.area)
         yield from k.set_memory_x(piece.area)
         return Region(0, piece.va, size, piece.size, TextKind.BPF, piece)
 
-    def free_image(self, k: Kernel, region: Region, page: bool) -> Proc[None]:
+    def emit_in_place(self, k: Kernel, va: int, size: int, room: int) -> Proc[None]:
+        """Emit an image where it stays, in a page that is writable still (arch_prepare_bpf_trampoline, 6.1).
+
+        arm64 emits it once more before that, to see whether it fits into the `room` bytes, and fills all of them with
+        traps (jit_fill_hole).
+        """
+        if k.arch.name != "x86_64":
+            self.generate(k, size)
+            k.store_text(va, room, "trap")
+        self.generate(k, size)
+        k.store_text(va, size)
+        if k.arch.name != "x86_64":
+            yield from k.flush_icache_range(va, size)
+
+    def _free_image(self, k: Kernel, region: Region, page: bool) -> Proc[None]:
         """Give an image back (arch_free_bpf_trampoline; bpf_jit_free_exec on 6.1)."""
-        yield from self._ksym_del(k)
+        yield from self.ksym_del(k)
         if page:
             yield from k.execmem_free(region.own)
         else:
-            yield from self._memory.free(k, (region,))
+            yield from self.memory.free(k, (region,))
 
-    def _ksym_add(self, k: Kernel) -> Proc[None]:
+    def ksym_add(self, k: Kernel) -> Proc[None]:
+        """Add a symbol for an image (bpf_image_ksym_add)."""
         with (yield from k.lock("bpf_lock")):
             k.count("bpf_ksym_add")
             k.spend("list_walk")
 
-    def _ksym_del(self, k: Kernel) -> Proc[None]:
+    def ksym_del(self, k: Kernel) -> Proc[None]:
+        """Take a symbol away (bpf_image_ksym_del)."""
         with (yield from k.lock("bpf_lock")):
             k.count("bpf_ksym_del")
             k.spend("list_walk")
@@ -258,4 +274,4 @@ class Trampolines:
                 k.spend("list_walk")
         tr.images.remove(image)
         k.phase("bpf_tramp_image_free")
-        yield from self.free_image(k, image.region, image.page)
+        yield from self._free_image(k, image.region, image.page)

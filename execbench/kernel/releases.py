@@ -69,8 +69,12 @@ class Release:
     """Sites per batch of the int3 protocol (arch/x86/kernel/alternative.c: TEXT_POKE_ARRAY_MAX, TP_VEC_MAX)."""
     flush_ceiling: int = 33
     """Pages above which a kernel range flush becomes a full one (arch/x86/mm/tlb.c: tlb_single_page_flush_ceiling)."""
+    wake_from_gp_param: bool
+    """There is a parameter rcu_normal_wake_from_gp, which a machine may set; before it synchronous waiters are always
+    callbacks (kernel/rcu/tree.c: synchronize_rcu_normal; 6.1: synchronize_rcu)."""
     wake_from_gp: bool | None
-    """rcu_normal_wake_from_gp: None = on up to 16 possible CPUs (kernel/rcu/tree.c: WAKE_FROM_GP_CPU_THRESHOLD)."""
+    """rcu_normal_wake_from_gp where nobody sets it: None = on up to 16 possible CPUs (kernel/rcu/tree.c:
+    WAKE_FROM_GP_CPU_THRESHOLD)."""
     direct_wakes: int = 5
     """Waiters that the grace-period kthread wakes itself (kernel/rcu/tree.c: SR_MAX_USERS_WAKE_FROM_GP)."""
     jiffies_till_first_fqs: int | None = None
@@ -120,8 +124,10 @@ class Release:
         """Return the lazily freed vmalloc pages above which the drain work is queued."""
         return cpus.bit_length() * (32 * MIB >> 12) if self.lazy_max_pages is None else self.lazy_max_pages
 
-    def wakes_from_gp(self, cpus: int) -> bool:
-        """Say whether the grace-period kthread wakes synchronous waiters itself."""
+    def wakes_from_gp(self, cpus: int, wanted: bool | None = None) -> bool:
+        """Say whether the grace-period kthread wakes synchronous waiters itself; `wanted`: the parameter, if set."""
+        if wanted is not None and self.wake_from_gp_param:
+            return wanted
         return cpus <= 16 if self.wake_from_gp is None else self.wake_from_gp
 
 
@@ -144,6 +150,7 @@ RELEASES = {
             linear_block_map=False,
             bpf_cfi=False,
             invlpgb=False,
+            wake_from_gp_param=False,
             wake_from_gp=False,
             csd_preemptible=False,
             tasks_trace="holdouts",
@@ -166,6 +173,7 @@ RELEASES = {
             linear_block_map=False,
             bpf_cfi=True,
             invlpgb=False,
+            wake_from_gp_param=True,
             wake_from_gp=False,
             csd_preemptible=False,
             tasks_trace="holdouts",
@@ -188,6 +196,7 @@ RELEASES = {
             linear_block_map=True,
             bpf_cfi=True,
             invlpgb=True,
+            wake_from_gp_param=True,
             wake_from_gp=None,
             csd_preemptible=False,
             tasks_trace="holdouts",  # traced: trc_wait_for_one_reader
@@ -210,6 +219,7 @@ RELEASES = {
             linear_block_map=True,
             bpf_cfi=True,
             invlpgb=True,
+            wake_from_gp_param=True,
             wake_from_gp=True,
             csd_preemptible=True,
             tasks_trace="srcu",

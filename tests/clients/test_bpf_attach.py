@@ -59,6 +59,26 @@ def test_what_6_1_cannot_do_is_refused_with_the_reason(arch: str, kind: str, why
     assert not BpfAttach(fentry=0, raw_tp=1).refusal(arch, "6.1")
 
 
+@pytest.mark.parametrize(("release", "most"), [("6.1", 22), ("6.12", 184)])
+def test_a_structure_has_no_more_members_than_the_pages_of_a_map_hold(release: str, most: int) -> None:
+    def attached(members: int) -> int:
+        done = replication("bpf-attach", kernel=release, duration="1s", run__drain="4s", **only(struct_ops=1.0),
+                           **{"client__bpf-attach__members": members, "client__bpf-attach__attached": 1})  # fmt: skip
+        return operations(done)["bpf-attach", "struct-ops-attach"]
+
+    assert attached(most) > 0
+    with pytest.raises(InputError, match=f"members: at most {most}, "):
+        attached(most + 1)
+
+
+@pytest.mark.parametrize("backend", ["bpf_prog_pack", "execmem", "alloc-write-map", "jit_text_alloc", "jitalloc_slab"])
+def test_every_backend_serves_pages_that_several_trampolines_share(backend: str) -> None:
+    done = replication("bpf-attach", backend, kernel="6.18", duration="2s", run__drain="4s", **only(struct_ops=1.0))
+    assert operations(done)["bpf-attach", "struct-ops-attach"] > 0
+    counted = counts(done, "bpf-attach", "struct-ops-attach")
+    assert counted["bpf_ksym_add"] == counted["arch_bpf_trampoline_size"] == 12 * counted["bpf_struct_ops_map_alloc"]
+
+
 def test_weights_are_shares_of_the_arrivals_drawn_apart() -> None:
     done = replication("bpf-attach", duration="20s", run__drain="2s", **only(raw_tp=1.0, tail_call=3.0),
                        **{"client__bpf-attach__rate": "50/s"})  # fmt: skip

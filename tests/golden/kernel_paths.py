@@ -30,7 +30,9 @@ from execbench.kernel.tracepoint import Tracepoint, Tracepoints
 from execbench.kernel.vmalloc import vm_map_ram, vm_unmap_ram
 from execbench.record.steps.sink import Step, StepSink
 from execbench.sim.memory import PMD_PAGES, VmArea
+from execbench.sim.task import Task
 from execbench.simulate import rcu_rules
+from tests.golden.bpf_paths import Attached, attachments, families
 
 KERNEL = "kernel"
 """The name that stands where others have a backend's."""
@@ -38,6 +40,8 @@ SITES = 300
 """More than one batch of the int3 protocol."""
 PATCH = 100
 """Bytes written over live text."""
+LATER = 1_500_000_000
+"""ns that grace periods in a row and the work behind them get."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,8 @@ def kernel_runs(arch: str, features: Mapping[str, Any]) -> Iterator[Run]:
     """Every operation on every release that has it, in an order in which each finds what the one before left."""
     for release in RELEASES:
         yield from _runs(arch, release, features, operations(arch, release))
+        for family in families(arch, release):
+            yield from _attachments_of(arch, release, features, family)
         for policy in sync.POLICIES:
             if not sync.refusal(policy, arch):
                 yield from _runs(arch, release, features, policy_operations(policy), policy)
@@ -85,9 +91,7 @@ def kernel_runs(arch: str, features: Mapping[str, Any]) -> Iterator[Run]:
 def _runs(
     arch: str, release: str, features: Mapping[str, Any], todo: Mapping[str, Operation], policy: str = ""
 ) -> list[Run]:
-    bench = Bench(Nobody(), Place(arch, release, TextKind.BPF), features=features)
-    kernel = {"hz": 1000, "preempt": "full"}
-    bench.machine.start_rcu(rcu_rules(kernel, bench.shared.release, bench.shared.costs, bench.shared.cpus, arch))
+    bench = _bench(arch, release, features)
     sync.require(bench.shared, policy or "none")
     sink = StepSink()
     bench.machine.probe.attach(sink)
@@ -103,6 +107,48 @@ def _runs(
             yield from operation(Live(k, area))
             yield from k.settle()
             done.append(Run(verb, release, "proposed" if policy else "shipped", sink.take(k.task.name)))
+
+    bench.task(0, body)
+    findings = bench.run()
+    assert not findings, findings
+    return done
+
+
+def _bench(arch: str, release: str, features: Mapping[str, Any]) -> Bench:
+    bench = Bench(Nobody(), Place(arch, release, TextKind.BPF), features=features)
+    kernel = {"hz": 1000, "preempt": "full"}
+    bench.machine.start_rcu(rcu_rules(kernel, bench.shared.release, bench.shared.costs, bench.shared.cpus, arch))
+    return bench
+
+
+class _Numbered(StepSink):
+    """Of locks of one kind none has words of its own."""
+
+    def lock(self, at: int, task: Task, name: str, kind: str, taken: bool) -> None:
+        super().lock(at, task, name.partition("[")[0], kind, taken)
+
+
+def _attachments_of(arch: str, release: str, features: Mapping[str, Any], family: str) -> list[Run]:
+    """Programs are attached and detached on a machine of their own; what kworkers do behind it is a verb of its own."""
+    bench, sink = _bench(arch, release, features), _Numbered()
+    bench.machine.probe.attach(sink)
+    done: list[Run] = []
+
+    def body(k: Kernel) -> Proc[None]:
+        attached = Attached(bench.shared)
+        yield from attached.load(k)
+        yield from k.settle()
+        sink.take(k.task.name)
+        for verb, operation in attachments(attached, family).items():
+            yield from operation(k)
+            yield from k.settle()
+            done.append(Run(verb, release, "shipped", sink.take(k.task.name)))
+            yield from k.sleep_until(k.now + LATER)
+            sink.take(k.task.name)
+            for worker in sink.tasks():
+                steps = sink.take(worker)
+                if any(step.what != "effect" for step in steps):  # a kthread of RCU does no more than wait
+                    done.append(Run(f"{verb}, by kworker", release, "shipped", steps))
 
     bench.task(0, body)
     findings = bench.run()

@@ -1,4 +1,4 @@
-"""Trampolines, direct calls, dispatcher, tail calls, struct_ops: what each architecture and release does for them."""
+"""Trampolines, direct calls, dispatcher, tail calls, links: what each architecture and release does for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from execbench.backends.bpf_prog_pack import BpfProgPack
 from execbench.contract import Proc, Setting
-from execbench.kernel import bpf_struct_ops
 from execbench.kernel.bpf_dispatcher import Dispatcher
 from execbench.kernel.bpf_link import LinkIds
 from execbench.kernel.bpf_prog_array import ProgArray
@@ -233,7 +232,7 @@ def test_a_probe_that_comes_back_at_once_waits_for_who_saw_the_old_array() -> No
     assert "synchronize_rcu" not in third
 
 
-# --- dispatcher, tail calls, struct_ops, links ------------------------------------------------------------------------
+# --- dispatcher, tail calls, links ------------------------------------------------------------------------------------
 
 
 def test_the_dispatcher_writes_the_other_half_and_waits_each_time() -> None:
@@ -253,17 +252,48 @@ def test_the_dispatcher_writes_the_other_half_and_waits_each_time() -> None:
     assert halves == [0, 1, 0, 1]
     assert all(counts["synchronize_rcu"] == 1 for counts in (first, second, third, last))
     assert [counts["sync_core"] for counts in (first, second, third, last)] == [9] * 4
-    assert [counts.get("text_poke_copy", 0) for counts in (first, second, third, last)] == [2, 1, 1, 0]
+    assert [counts.get("text_poke_copy", 0) for counts in (first, second, third, last)] == [1, 1, 1, 0]
     assert first["bpf_prog_pack_alloc"] == 1 and "bpf_prog_pack_alloc" not in second
 
 
+def test_the_dispatcher_s_page_is_finished_once_and_its_halves_are_written_in_turn() -> None:
+    bench = Attach()
+    dispatcher = Dispatcher(bench.setting, sites=2)
+    dispatcher.declare(bench.shared)
+
+    def body(k: Kernel) -> Proc[None]:
+        for _ in range(3):
+            yield from dispatcher.change_prog(k, 1)
+
+    bench.task(body)
+    bench.run()
+    copies = [(va, size) for _, va, size, content, *_ in bench.told("store") if content == "code"]
+    page = dispatcher.region
+    assert page is not None
+    assert copies[-2:] == [(page.va + 2048, 2048), (page.va, 2048)], "the first half came with the page"
+
+
 @pytest.mark.parametrize("arch", ["arm64", "riscv64"])
-def test_there_is_no_dispatcher_elsewhere(arch: str) -> None:
+def test_elsewhere_nothing_is_prepared_and_only_the_last_program_is_waited_for(arch: str) -> None:
+    """bpf_dispatcher_update returns when bpf_dispatcher_prepare fails, which is not called for no program at all."""
     bench = Attach(arch)
     dispatcher = Dispatcher(bench.setting, sites=2)
     dispatcher.declare(bench.shared)
-    _, second = bench.does(*[lambda k: dispatcher.change_prog(k, 1)] * 2)
-    assert set(second) <= {"bpf_dispatcher_change_prog"}
+    found = bench.does(*[lambda k, more=more: dispatcher.change_prog(k, more) for more in (1, 1, -1, -1)])
+    assert [counts.get("synchronize_rcu", 0) for counts in found] == [0, 0, 0, 1]
+    assert not any({"text_poke_copy", "static_call_update", "__static_call_update"} & set(counts) for counts in found)
+    assert set(found[1]) == {"bpf_dispatcher_change_prog", "bpf_dispatcher_update"}
+
+
+@pytest.mark.parametrize(("release", "pages"), [("6.1", 1), ("6.12", 1), ("6.18", 1), ("7.3", 0)])
+def test_the_dispatcher_s_writable_copy_is_code_until_7_3(release: str, pages: int) -> None:
+    """kernel/bpf/dispatcher.c: rw_image by bpf_jit_alloc_exec (6.1, 6.12), vzalloc (7.3)."""
+    bench = Attach("arm64" if release != "6.1" else "x86_64", release)
+    dispatcher = Dispatcher(bench.setting, sites=2)
+    dispatcher.declare(bench.shared)
+    bench.does(dispatcher._image)
+    areas = {area for event, _, area, *_ in bench.facts if event == "map"}
+    assert sum(area.pages == 1 for area in areas) == pages
 
 
 @pytest.mark.parametrize(("arch", "pokes"), [("x86_64", [2, 1, 2]), ("arm64", [0, 0, 0])])
@@ -274,33 +304,6 @@ def test_tail_calls_are_jumps_on_x86_64_alone(arch: str, pokes: list[int]) -> No
     assert [counts.get("bpf_arch_text_poke", 0) for counts in found] == pokes
     assert found[2].get("synchronize_rcu", 0) == (arch == "x86_64")
     assert "synchronize_rcu" not in found[0] | found[1]
-
-
-@pytest.mark.parametrize("release", ["6.1", "6.12", "7.3"])
-def test_struct_ops_make_one_trampoline_for_each_member_and_free_behind_both_flavours(release: str) -> None:
-    bench = Attach("x86_64", release)
-    bench.shared.declare(bpf_struct_ops.MAP_LOCK)
-    made: list[bpf_struct_ops.StructOps] = []
-    held: list[bool] = []
-
-    def registered(k: Kernel) -> None:
-        hold = bench.shared.locks[bpf_struct_ops.MAP_LOCK.name].hold
-        held.append(hold is not None and hold.released_at() < 0)  # a release may stand in the plan already
-
-    def update(k: Kernel) -> Proc[None]:
-        made.append((yield from bpf_struct_ops.update_elem(k, bench.trampolines, 5, registered)))
-
-    def free(k: Kernel) -> Proc[None]:
-        bpf_struct_ops.unreg(k, made[0])
-        yield from bpf_struct_ops.map_free(k, bench.trampolines, made[0])
-
-    first, last = bench.does(update, free)
-    paged = release == "6.1"
-    assert held == [True], "reg is called under the map's lock"
-    assert first.get("arch_bpf_trampoline_size", 0) == first.get("bpf_prog_pack_alloc", 0) == 5 * (not paged)
-    assert first.get("text_poke_copy", 0) == 5 * (not paged)
-    assert (last["call_rcu"], last["call_rcu_tasks"]) == (1, 1)
-    assert bench.setting.backend.usage(bench.setting.state).asked == 0
 
 
 def test_the_last_link_of_a_node_leaves_the_node_behind() -> None:
