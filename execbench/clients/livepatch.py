@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from execbench.clients.arrivals import Arriving, Turn, loops
 from execbench.clients.ftrace import BackendText, trampolines
 from execbench.clients.limits import at_least
-from execbench.contract import Entry, Estimate, Image, LockKind, Proc, Request, Setting, TextKind
+from execbench.contract import Entry, Estimate, Image, Proc, Request, Setting, TextKind
 from execbench.kernel import livepatch
 from execbench.kernel.facade import Kernel
 from execbench.kernel.ftrace import RELEASE, inside
@@ -21,7 +21,6 @@ from execbench.sim.dists import Dist, Exponential
 if TYPE_CHECKING:
     from execbench.sim.task import Task
 
-KLP_MUTEX = LockKind("klp_mutex", "mutex", "kernel/livepatch/core.c: klp_mutex")
 
 COSTS = {
     "load": Entry("module", "load the patch's module, without its text (load_module)",
@@ -104,7 +103,6 @@ class _Run:
     def __init__(self, params: LivepatchClient, setting: Setting) -> None:
         self.params = params
         self.setting = setting
-        setting.shared.declare(KLP_MUTEX)
         self.second = 1_000_000_000
         self.memory = trampolines(setting)
         self.text = BackendText(setting) if setting.serves(TextKind.MODULE_TEXT) else RELEASE

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from execbench.clients.init_free import InitFree
 from execbench.clients.module_data import Module
 from execbench.contract import Entry, Estimate, Image, Proc, Region, Request, Setting, TextKind
 from execbench.kernel import module_memory
 from execbench.kernel.facade import Kernel
 from execbench.kernel.ftrace_module import ftrace_free_mem, ftrace_module_enable, ftrace_module_init
-from execbench.kernel.jump_label import jump_label_add_module, jump_label_update
+from execbench.kernel.jump_label import jump_label_update
 from execbench.kernel.module_memory import TEXT, Part, flushed
+from execbench.kernel.module_notify import module_coming, module_going, module_live
 from execbench.kernel.operation import Operation
-from execbench.kernel.static_call import Patching, static_call_add_module, static_call_update
+from execbench.kernel.static_call import Patching, static_call_update
 from execbench.sim.task import Task
 
 _ASSUMED: Final = "assumed: no published figure; "
@@ -82,8 +84,10 @@ class Loader:
         self._asked: set[str] = set()  # names of requests that nobody has finished yet
         self._reading: set[str] = set()  # files whose load has begun (struct idempotent)
         self._waiting: list[Task] = []  # module_wq, and completions of struct idempotent
-        self._init_free: list[Loaded] = []
-        self._frees = 0
+        self._init_free = InitFree[Loaded](
+            lambda k, loaded: self._free(k, loaded, init=True),
+            lambda k, number: self._operation(k, "free_init", number, "deferred"),
+        )
         self.requests = 0
 
     # --- finit_module -------------------------------------------------------------------------------------------------
@@ -264,16 +268,12 @@ class Loader:
             self.states[loaded.module.name] = "coming"
 
     def _prepare_coming_module(self, k: Kernel, module: Module) -> Proc[None]:
-        """ftrace, then notifiers of MODULE_STATE_COMING: jump labels (priority 1), static calls; all in live text."""
+        """ftrace, live patching, then the notifiers of MODULE_STATE_COMING; all in live text."""
         k.phase("ftrace")
         yield from ftrace_module_enable(k, module.mcount)
-        k.phase("jump_labels")
-        if module.branches:
-            keys = 0 if self._patching == "before-rox" else self._keys(module)
-            yield from jump_label_add_module(k, [-(-module.branches // keys)] * keys if keys else [])
-        k.phase("static_calls")
-        if module.static_calls:
-            yield from static_call_add_module(k, module.static_calls, self._patching)
+        differing = 0 if self._patching == "before-rox" else self._keys(module)
+        keys = [-(-module.branches // differing)] * differing if differing else []
+        yield from module_coming(k, keys, module.static_calls, self._patching)
 
     def _do_init_module(self, k: Kernel, loaded: Loaded) -> Proc[None]:
         """Call init, which may flip keys and update static calls; seal; leave what only init needed to a kworker."""
@@ -285,9 +285,10 @@ class Loader:
             yield from jump_label_update(k, sites)
         if module.init_static_calls:
             yield from static_call_update(k, module.init_static_calls)
-        k.phase("seal")
         yield from k.settle()
         self.states[module.name] = "live"
+        yield from module_live(k)
+        k.phase("seal")
         if module.init_text or not k.release.mod_mem:  # before 6.4 all of init_layout
             yield from ftrace_free_mem(k)
         with (yield from k.lock("module_mutex")):
@@ -295,12 +296,7 @@ class Loader:
             if (TextKind.INIT_TEXT, True) in loaded.regions:
                 setting.retire(k, loaded.regions[TextKind.INIT_TEXT, True])
             yield from k.settle()
-            self._init_free.append(loaded)
-            if len(self._init_free) == 1:  # llist_add says whether the list was empty
-                self._frees += 1
-                k.queue_work(
-                    "do_free_init", self._do_free_init, self._operation(k, "free_init", self._frees, "deferred")
-                )
+            self._init_free.add(k, loaded)
         self._wake_up_all(k)
 
     def _seal(self, k: Kernel, loaded: Loaded) -> Proc[None]:
@@ -312,15 +308,6 @@ class Loader:
                 yield from self._setting.seal(k, loaded.regions[key])
             else:
                 yield from module_memory.seal(k, loaded.parts.get(key))
-
-    def _do_free_init(self, k: Kernel) -> Proc[None]:
-        """One grace period for all modules that wait by now, then their init text, data, constants; the last first."""
-        k.phase("wait")
-        waiting, self._init_free = self._init_free, []
-        yield from k.synchronize_rcu()
-        k.phase("free_init")
-        for loaded in reversed(waiting):
-            yield from self._free(k, loaded, True)
 
     # --- delete_module ------------------------------------------------------------------------------------------------
 
@@ -338,6 +325,7 @@ class Loader:
             yield from static_call_update(k, module.exit_static_calls)
         for _ in range(module.exit_waits):
             yield from k.synchronize_rcu()
+        yield from module_going(k)
         yield from self._ftrace_release_mod(k, module)
         yield from self._free_module(k, loaded)
         k.end()

@@ -36,6 +36,13 @@ def jump_label_add_module(k: Kernel, keys: Sequence[int]) -> Proc[None]:
             yield from update_sites(k, sites)
 
 
+def jump_label_module_notify(k: Kernel) -> Proc[None]:
+    """Take the lock for a module of which nothing is to be patched: it is live, or going."""
+    k.count("cpus_read_lock")
+    with (yield from k.lock("jump_label_mutex")):
+        k.spend("list_walk")
+
+
 def update_sites(k: Kernel, sites: int) -> Proc[None]:
     """__jump_label_update of one key; the caller holds jump_label_mutex."""
     k.count("jump_label_update", sites)

@@ -37,6 +37,8 @@ LOCKS = {
         LockKind("kprobe_mutex", "mutex", "kernel/kprobes.c: kprobe_mutex"),
         LockKind("kprobe_insn_slots.mutex", "mutex", "kernel/kprobes.c: kprobe_insn_slots"),
         LockKind("kprobe_optinsn_slots.mutex", "mutex", "kernel/kprobes.c: kprobe_optinsn_slots"),
+        LockKind("event_mutex", "mutex", "kernel/trace/trace_events.c: event_mutex"),
+        LockKind("klp_mutex", "mutex", "kernel/livepatch/core.c: klp_mutex"),
         LockKind("tracepoints_mutex", "mutex", "kernel/tracepoint.c: tracepoints_mutex"),
         LockKind("init_mm.mmap_lock", "rwsem", "mm/init-mm.c: init_mm; readers see execbench.kernel.locks.RwSem"),
     )

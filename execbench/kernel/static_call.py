@@ -61,6 +61,15 @@ def static_call_add_module(k: Kernel, sites: int, patching: Patching = "per-site
             yield from text_poke_batch(k, sites, CALL_INSN_SIZE)
 
 
+def static_call_module_notify(k: Kernel) -> Proc[None]:
+    """Take the lock for a module of which nothing is to be patched: it is live, or going."""
+    if k.arch.name != "x86_64":
+        return
+    k.count("cpus_read_lock")
+    with (yield from k.lock("static_call_mutex")):
+        k.spend("list_walk")
+
+
 def arch_static_call_transform(k: Kernel) -> Proc[None]:
     """Patch one live call under text_mutex, by itself (smp_text_poke_single, before 6.16 text_poke_bp)."""
     k.count("arch_static_call_transform")

@@ -116,9 +116,10 @@ def test_the_phases_of_a_load_and_an_unload_come_in_the_kernels_order() -> None:
     loading.run()
     assert loading.of("load")[0].names == [
         "copy", "check", "alloc", "check", "write", "relocate", "alternatives", "flush_icache", "ftrace",
-        "finalize", "ftrace", "jump_labels", "static_calls", "init", "seal",
+        "finalize", "ftrace", "notifiers", "jump_labels", "notifiers", "static_calls", "notifiers", "init", "notifiers",
+        "seal",
     ]  # fmt: skip
-    assert loading.of("unload")[0].names == ["exit", "ftrace_release_mod", "free_module", "free_mod_mem"]
+    assert loading.of("unload")[0].names == ["exit", "notifiers", "ftrace_release_mod", "free_module", "free_mod_mem"]
     assert [operation.mode for operation in loading.of("free_init")] == ["deferred"]
     assert loading.loader.states == {}
     usage = loading.setting.backend.usage(loading.state)
