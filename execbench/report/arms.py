@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from execbench.report.checks import few_cycles, growth, undone
@@ -47,10 +47,21 @@ def arms_of(results: Frames) -> pd.DataFrame:
 
 
 def point_words(axes: Mapping[str, Any]) -> str:
-    """`cpus = 64, threads = 2`: a point by the last parts of its keys."""
-    return ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in axes.items())
+    """`cpus = 64, threads = 2`: a point by the last parts of its keys, as many as tell them apart."""
+    return ", ".join(f"{short_key(key, axes)} = {value}" for key, value in axes.items())
+
+
+def short_key(key: str, keys: Iterable[str]) -> str:
+    """Return the last parts of a dotted key, as many as no other of `keys` ends in."""
+    parts, others = key.split("."), [f".{other}" for other in keys if other != key]
+    for n in range(1, len(parts)):
+        short = ".".join(parts[-n:])
+        if not any(other.endswith(f".{short}") for other in others):
+            return short
+    return key
 
 
 def axes_of(words: str) -> dict[str, str]:
-    """Return names and values of the axes from the words of a point."""
-    return dict(part.split(" = ", 1) for part in re.split(r", (?=[\w-]+ = )", words))
+    """Return names and values of the axes from the words of a point; empty without axes."""
+    parts = re.split(r", (?=[\w.-]+ = )", words) if words else []
+    return dict(part.split(" = ", 1) for part in parts)

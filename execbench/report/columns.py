@@ -14,8 +14,8 @@ class Column:
 
     `scale` picks its units; `per_unit` stands in their place where a figure has one of its own. `source` is a quantile
     as "p50", "largest", or the beginning of metrics' names; `per` says how replications combine: "replication" (mean of
-    one value each), "operation" (weighted by operations), "latency" (sum over the sum of latencies), "machine" (sum
-    over all groups of CPUs per operation) or "maximum".
+    one value each), "operation" (weighted by operations), "sum" (over the number of operations), "latency" (sum over
+    the sum of latencies), "machine" (sum over all groups of CPUs per operation) or "maximum".
     """
 
     name: str
@@ -38,6 +38,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("p50", "p50", "time", "p50", "operation", "latency that half of the operations do not exceed"),
     Column("p90", "p90", "time", "p90", "operation", "latency that 90 % of the operations do not exceed"),
     Column("p99", "p99", "time", "p99", "operation", "latency that 99 % of the operations do not exceed"),
+    Column("mean", "mean", "time", "latency_sum", "sum", "mean latency"),
     Column("queue", "mean queue", "time", "queue_mean", "operation", "mean time from when it is due to its start"),
     Column("service", "mean service", "time", "service_mean", "operation", "mean time from the start to the end"),
     Column("largest", "largest", "time", "largest", "operation", "largest latency of all measured operations"),

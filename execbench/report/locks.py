@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,6 +49,43 @@ def waits(results: Frames, cells: pd.DataFrame) -> Iterator[Wait]:
         found = [_wait(cell, str(lock), rows, simulated) for lock, rows in mine.groupby("lock")]
         found.sort(key=lambda wait: (-wait.wait_ns, wait.lock))
         yield from [wait for wait in found if wait.share >= LEAST][:MOST]
+
+
+def explained(results: Frames, rows: pd.DataFrame, margin: float) -> str:
+    """Say which locks go with a large API share, for rows of one point and class; '' where none does.
+
+    An arm is looked at if its share exceeds the least one by more than `margin`, and a lock named if the threads
+    waiting for it, beyond those of the arm of least share, are more than `margin` of those inside operations of this
+    class: less could not move the mean latency by `margin`. Which class waited is not recorded, nor inside which verb.
+    """
+    import pandas as pd
+
+    found = [row | _spans(results, str(row["cell"])) for row in records(rows.sort_values("api_share", kind="stable"))]
+    dear = [row for row in found if row["api_share"] - found[0]["api_share"] > margin]
+    by_arm: dict[str, dict[str, Wait]] = {}
+    for wait in waits(results, pd.DataFrame([found[0], *dear])) if dear else ():
+        by_arm.setdefault(wait.arm, {})[wait.lock] = wait
+    least = by_arm.pop(str(found[0]["arm"]), {})
+    said: list[str] = []
+    for row in reversed(dear):
+        inside = row["operations"] * (row["queue"] + row["service"]) / (row["window_ns"] * row["replications"])
+        own = [wait for wait in by_arm.get(str(row["arm"]), {}).values()
+               if wait.share - (least[wait.lock].share if wait.lock in least else 0.0) > margin * inside]  # fmt: skip
+        if own:
+            waiting = "" if said else ", threads wait"
+            said.append(f"{'with' if said else 'With'} {row['arm']}{waiting} for {' and '.join(map(_blamed, own))}")
+    return f"{'; '.join(said)}; all threads are counted, which operations waited is not recorded." if said else ""
+
+
+def _blamed(wait: Wait) -> str:
+    held = f"mostly held by {wait.holder}, " if wait.holder else ""
+    return f"{wait.lock} ({held}up to {with_unit(wait.longest_ns, 'time')})"
+
+
+def _spans(results: Frames, cell: str) -> dict[str, int]:
+    """All of the simulated time of one replication of a cell, and what of it is measured (ns)."""
+    run = json.loads(results.cells.loc[results.cells["cell"] == cell, "spec"].iloc[0])["run"]
+    return {"duration_ns": run["duration"], "window_ns": run["duration"] - run["warmup"]}
 
 
 def _wait(cell: dict[str, Any], lock: str, rows: pd.DataFrame, simulated_ns: float) -> Wait:

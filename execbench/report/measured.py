@@ -66,6 +66,8 @@ class Measured:
             return Estimate(float(np.max(values)), math.nan, math.nan, int(n.sum()))
         if column.per == "latency":
             return ratio_estimate(values, self._values("latency_sum")["value"].to_numpy(float), within=SHARES)
+        if column.per == "sum":
+            return ratio_estimate(values, n, within=NOT_NEGATIVE)
         if column.per == "operation":
             return ratio_estimate(values * n, n, within=NOT_NEGATIVE)
         return mean_estimate(values, within=NOT_NEGATIVE)

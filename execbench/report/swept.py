@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from execbench.report.arms import axes_of
-from execbench.report.comparison import records
 from execbench.report.tables import Field, Leads, arm_words, tables
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 WAITED = ("p50", "p90", "p99", "api_share", "rounds", "flushes", "interruptions", "stolen", "leaves_4k", "leaves_2m")
 DEFERRED = ("p50", "p90", "p99", "rounds", "flushes")
-WITH_INTERVAL = ("p50", "service")  # the figures that points are compared by
-OUTSIDE = ("p50", "p90", "p99", "service")  # of a class that enters no verb of the API
+WITH_INTERVAL = ("p50", "mean")  # the figures that points are compared by
+OUTSIDE = ("mean", "p50", "p90", "p99")  # of a class that enters no verb of the API
 
 
 def figures_of(rows: pd.DataFrame, inside: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -33,15 +32,17 @@ def point_tables(rows: pd.DataFrame, names: tuple[str, ...], console: Console) -
     yield from tables(rows, _leads(rows), [fields], console)
 
 
+def points(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Return a column of values for each axis; '' where a value is that of the row above."""
+    axes = [axes_of(str(point)) for point in rows["point"]]
+    columns: dict[str, list[str]] = {}
+    for n, key in enumerate(axes[0], 1):
+        path = [tuple(axis.values())[:n] for axis in axes]
+        columns[key] = ["" if i and path[i] == path[i - 1] else axis[key] for i, axis in enumerate(axes)]
+    return columns
+
+
 def _leads(rows: pd.DataFrame) -> Leads:
     """Name each row by the values of the axes and by its arm, where there is more than one."""
-    found = records(rows)
-    axes = [axes_of(str(row["point"])) for row in found]
-    leads: dict[str, list[str]] = {}
-    for key in axes[0]:
-        before = list(axes[0])[: list(axes[0]).index(key) + 1]
-        here = [tuple(axis[name] for name in before) for axis in axes]
-        leads[key] = ["" if n and here[n] == here[n - 1] else axis[key] for n, axis in enumerate(axes)]
-    if rows["arm"].nunique() > 1:
-        return {**leads, "arm": [arm_words(str(row["arm"])) for row in found]}
-    return leads
+    arms = {"arm": [arm_words(str(arm)) for arm in rows["arm"]]} if rows["arm"].nunique() > 1 else {}
+    return {**points(rows), **arms}

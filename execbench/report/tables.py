@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ASCII_RULE = "    \n    \n -- \n    \n    \n    \n    \n    \n"  # rich draws the third line below the heads
 HEAD = 16  # columns that a title may take before it goes on in the next line
-FAMILIES = (("p50", "p90", "p99", "largest"), ("queue", "service"), ("asked", "reserved", "waste"))
+FAMILIES = (("p50", "p90", "p99", "largest", "mean"), ("queue", "service"), ("asked", "reserved", "waste"))
 Leads: TypeAlias = "Mapping[str, Sequence[Text | str]]"
 """What names the rows of a table: title and one cell per row of each column that stands before the figures."""
 

@@ -6,12 +6,12 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from execbench.report.columns import BY_NAME, WHERE_RECORDED
-from execbench.report.comparison import estimate_of, records
-from execbench.report.numbers import number, with_unit
+from execbench.report.comparison import records
+from execbench.report.completion import ONCE, once
+from execbench.report.notes import LONGEST_IS_A_SUM, few_cycles, notes, remarks, shown, unsteady
+from execbench.report.numbers import with_unit
 from execbench.report.swept import figures_of, point_tables
 from execbench.report.tables import Field, arm_words, tables
-from execbench.stats.estimate import APPROXIMATE, AT_LEAST, Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,14 +43,6 @@ DEFERRED = (
     *(field for field in SPEED if field.names != ("throughput",)),
     Field(("rounds", "flushes")),
 )
-LONGEST_IS_A_SUM = (
-    "longest interruption of an isolated CPU: every handler takes its median cost, without a spread from call to call, "
-    "so it is a sum of constants (how much came together), no worst case of a real machine"
-)
-SHARED = (
-    "interrupts, stolen and memory are those of the whole machine, whatever caused them: several classes of operation "
-    "ran, and each divides all of it by its own number"
-)
 
 
 def render(
@@ -78,14 +70,19 @@ def show(
 ) -> None:
     """Print the comparison on a rich console: per point, client and class the table, its notes; then the footer.
 
-    `said` are the sentences of the answer, which stand between tables and footer; `locks` those on locks, by arm.
+    `said` are the sentences of execbench.report.answer: summary, which stand between tables and footer but for the one
+    on what happens `once`, which stands first; `locks` those on locks, by arm. What holds for all tables is said once.
     """
-    from rich.padding import Padding
     from rich.text import Text
 
     swept = frame["point"].nunique() > 1
+    if said and not swept and once(frame, setting):
+        _show_lines(ONCE, said[0].splitlines(), console)
+        said = said[1:]
+    general = list(_of_all(frame, swept))
     for (client, kind, _loop), rows in frame.groupby(["client", "kind", "loop"], sort=False) if swept else ():
-        _show_swept(rows, f"{client} {kind}", console)
+        _show_swept(rows, f"{client} {kind}", general, console)
+        general = []
     for (point, client, kind), rows in () if swept else frame.groupby(["point", "client", "kind"], sort=False):
         if not inside_api(rows):
             continue
@@ -99,11 +96,10 @@ def show(
         for table in tables(rows, {"arm\n(status)": arms}, (DEFERRED,) if deferred else (speed, effects), console):
             console.print(table)
             console.print()
-        for note in notes(rows):
-            console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim")
-        console.print()
+        _show_notes([*notes(rows), *([] if deferred else general)], console)
+        general = general if deferred else []
     if not swept:
-        _show_outside(frame, console)
+        _show_outside(frame, once(frame, setting), console)
     _show_locks(locks or {}, console)
     for sentence in said:
         console.print(Text(sentence))
@@ -113,23 +109,49 @@ def show(
         console.print(Text(line), style="dim")
 
 
-def _show_outside(frame: pd.DataFrame, console: Console) -> None:
-    """Print the mean latency of what callers wait for and no verb of the API is in: a line per class."""
+def _of_all(frame: pd.DataFrame, swept: bool) -> Iterator[str]:
+    """Yield the notes that hold for every table of a report: those of the first class that callers wait for."""
+    waited = frame[(frame["mode"] == "sync") & (frame["operations"] > 0)]
+    rows = waited.drop_duplicates(["point", "arm"])
+    if rows.empty:
+        return
+    if (few := few_cycles(rows)) and not swept:
+        yield f"few cycles: {few}"
+    yield from remarks(rows)
+    if shown(rows, "isolated_longest") and not swept:
+        yield LONGEST_IS_A_SUM
+
+
+def _show_notes(found: Sequence[str], console: Console) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
+    for note in found:
+        console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim")
+    console.print()
+
+
+def _show_lines(title: str, lines: Sequence[str], console: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Text(title), style="bold")
+    for line in lines:
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
+    console.print()
+
+
+def _show_outside(frame: pd.DataFrame, first: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print the mean latency of what callers wait for and no verb of the API is in, but for what stood `first`."""
     lines = []
     for (client, kind), rows in frame.groupby(["client", "kind"], sort=False):
         measured = [row for row in records(rows) if row["operations"] and not row["refused"]]
-        if inside_api(rows) or rows["mode"].iloc[0] != "sync" or not measured:
+        if inside_api(rows) or rows["mode"].iloc[0] != "sync" or not measured or (client, kind) in first:
             continue
-        means = ", ".join(f"{with_unit(row['queue'] + row['service'], 'time')} ({row['arm']})" for row in measured)
+        means = ", ".join(f"{with_unit(row['mean'], 'time')} ({row['arm']})" for row in measured)
         lines.append(f"{client} {kind}: {means}")
     if lines:
-        console.print(Text("What waits outside the API, mean latency (more in the HTML report)"), style="bold")
-        for line in lines:
-            console.print(Padding(Text(line), (0, 0, 0, 2)))
-        console.print()
+        _show_lines("What waits outside the API, mean latency (more in the HTML report)", lines, console)
 
 
 def _show_locks(locks: Mapping[str, Sequence[str]], console: Console) -> None:
@@ -146,14 +168,8 @@ def _show_locks(locks: Mapping[str, Sequence[str]], console: Console) -> None:
     console.print()
 
 
-def shown(rows: pd.DataFrame, name: str) -> bool:
-    """Whether a figure belongs into the table: those that only some machines have where at least one arm has it."""
-    return name not in WHERE_RECORDED or bool(rows[name].notna().any())
-
-
-def _show_swept(rows: pd.DataFrame, what: str, console: Console) -> None:
+def _show_swept(rows: pd.DataFrame, what: str, general: Sequence[str], console: Console) -> None:
     """Print the tables of one class of a study with axes, and what no point has enough support for."""
-    from rich.padding import Padding
     from rich.text import Text
 
     names, without = figures_of(rows, inside_api(rows))
@@ -162,12 +178,8 @@ def _show_swept(rows: pd.DataFrame, what: str, console: Console) -> None:
     for table in point_tables(rows, names, console):
         console.print(table)
         console.print()
-    if without:
-        console.print(Padding(Text(f"without enough support at any point: {', '.join(without)}"), (0, 0, 0, 2)),
-                      style="dim")  # fmt: skip
-    for note in (*unsteady(rows), *remarks(rows)):
-        console.print(Padding(Text(note), (0, 0, 0, 2)), style="dim")
-    console.print()
+    lacking = [f"without enough support at any point: {', '.join(without)}"] if without else []
+    _show_notes([*lacking, *unsteady(rows), *general], console)
 
 
 def inside_api(rows: pd.DataFrame) -> bool:
@@ -192,67 +204,3 @@ def how_asked(rows: pd.DataFrame) -> str:
 
 def _since(rows: pd.DataFrame) -> str:
     return ", from the intended arrival" if rows["since"].iloc[0] == "arrival" else ""
-
-
-def unsteady(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield which arms have no latencies because their backlog grows, and by how much, if there are any."""
-    arms = [f"{row['arm']}{', ' * bool(row['point'])}{row['point']} (+{number(row['growth'])} op/s)"
-            for row in records(rows) if row["growth"]]  # fmt: skip
-    if arms:
-        yield f"no steady state, the backlog grows, hence no latencies: {'; '.join(arms)}"
-
-
-def few_cycles(rows: pd.DataFrame) -> str:
-    """Say which slow processes turned too seldom in the window to be in the latencies of which arms; '' if none."""
-    arms: dict[str, list[str]] = {}
-    for row in records(rows):
-        if row["few_cycles"] and row["mode"] == "sync":
-            arms.setdefault(row["few_cycles"], []).append(str(row["arm"]))
-    return "; ".join(f"{words} with {', '.join(names)}" for words, names in arms.items())
-
-
-def notes(rows: pd.DataFrame) -> Iterator[str]:
-    """What has to be said beside the figures of `rows`: refusals, failures, and what the marks mean, briefly."""
-    for row in records(rows):
-        if row["refused"]:
-            yield f"n/a {row['arm']}: {row['refused']}"
-        elif row["outcome"]:
-            yield f"{row['arm']}: {row['outcome']}"
-    yield from unsteady(rows)
-    if few := few_cycles(rows):
-        yield f"few cycles: {few}"
-    said: dict[str, list[str]] = {}
-    for row in records(rows[(rows["refused"] == "") & (rows["growth"] == 0)]):
-        for name, column in BY_NAME.items():
-            for reason in reasons(estimate_of(row, name)):
-                said.setdefault(reason, []).append(f"{column.title} of {row['arm']}")
-    for reason, figures in said.items():
-        yield f"{reason}: {_some(figures)}"
-    yield from remarks(rows)
-    if shown(rows, "isolated_longest") and rows["mode"].iloc[0] != "deferred":
-        yield LONGEST_IS_A_SUM
-
-
-def remarks(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield what a reader must know of all figures of a class: the window cut it off, the machine's are shared."""
-    cut = [f"{row['undone']:,.0f} with {row['arm']}" for row in records(rows) if row["undone"]]
-    if cut:
-        yield f"cut off by the end of the window, at most still to do: {', '.join(cut)}; lengthen --duration"
-    if rows["shared"].iloc[0] and rows["mode"].iloc[0] != "deferred":
-        yield SHARED
-
-
-def reasons(estimate: Estimate) -> Iterator[str]:
-    """Why a figure is missing or marked, without the numbers that differ from figure to figure."""
-    if estimate.status == AT_LEAST:
-        yield ">= operations were unfinished at the end"
-    elif estimate.status == APPROXIMATE:
-        few = [words for words in ("clusters of exceedances", "replications (") if words in estimate.note]
-        yield "~ approximate, few " + " and ".join(few).replace(" (", "") if few else f"~ {estimate.note}"
-    elif not estimate.available and "not recorded" not in estimate.status:
-        yield estimate.status
-
-
-def _some(figures: Sequence[str], limit: int = 3) -> str:
-    rest = len(figures) - limit
-    return ", ".join(figures[:limit]) + (f" and {rest} more" if rest > 0 else "")

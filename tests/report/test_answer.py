@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from execbench.report.answer import Ratio, answer, ratios, sentences
+from execbench.record.histogram import bucket_of
+from execbench.report.answer import answer, sentences
+from execbench.report.comparison import comparison
+from execbench.report.ratios import Ratio, plural, ratios, with_article
 from execbench.report.setting import setting_of
 
 
@@ -47,6 +50,46 @@ def test_equal_arms_are_not_ranked(results, rows):
 
     said = answer(results, pd.concat([two, twin]), setting_of(results))
     assert said[0].startswith("At the median the backends are equivalent (within 5 %)")
+
+
+def _stretched(make_results, arm):
+    """Three replications: p99 has no support; the longest fifth of one arm's loads takes eight times as long."""
+    results = make_results(replications=3)
+    cell = results.cells.loc[results.cells["arm"] == arm, "cell"].iloc[0]
+    histograms, peaks = results.frames["histograms"], results.frames["peaks"]
+    mine = (histograms["cell"] == cell) & (histograms["kind"] == "load") & (histograms["phase"] == "total")
+    counts = histograms[mine].groupby("bucket")["count"].sum().cumsum()
+    from_ = counts[counts > 0.8 * counts.iloc[-1]].index[0]
+    histograms.loc[mine & (histograms["bucket"] >= from_), "bucket"] += 3 * 128
+    slow = (peaks["cell"] == cell) & (peaks["kind"] == "load") & (peaks["latency_ns"].map(bucket_of) >= from_)
+    peaks.loc[slow, "latency_ns"] *= 8
+    return results
+
+
+def test_a_tail_without_support_gives_way_to_the_highest_quantile_that_has_it(make_results):
+    """The median says nothing about who is slow at p90: the answer does, with both ratios."""
+    results = _stretched(make_results, "bpf_prog_pack")
+    results.cells = results.cells[results.cells["arm"].isin(["module_alloc", "bpf_prog_pack", "alloc-write-map"])]
+    frame = comparison(results)
+    said = answer(results, frame[frame["kind"] == "load"], setting_of(results))
+    assert said[0].startswith("At the median the fastest load is with bpf_prog_pack: 321 us")
+    assert said[1].startswith("At p90 the fastest load is with alloc-write-map")
+    assert "the slowest, bpf_prog_pack, " in said[1]
+    assert said[2].startswith("The median does not show that: there bpf_prog_pack takes 0.7")
+    assert said[2].endswith("times as long as alloc-write-map.")
+    assert said[3] == "p99 lacks support with all of them. Simulate for longer to compare there."
+
+
+def test_a_tail_that_ranks_as_the_median_does_is_not_called_hidden(results, rows):
+    assert not any("does not show" in sentence for sentence in answer(results, rows, setting_of(results)))
+
+
+@pytest.mark.parametrize(
+    ("noun", "one", "many"), [("load", "a load", "loads"), ("attach", "an attach", "attaches"),
+                              ("unload", "an unload", "unloads"), ("free_init", "a free_init", "free_inits")],
+)  # fmt: skip
+def test_articles_and_plurals(noun, one, many):
+    assert (with_article(noun), plural(noun)) == (one, many)
 
 
 def test_one_answer_per_point(swept):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 
+import pandas as pd
 import pytest
 
 from execbench.report.comparison import comparison
+from execbench.report.notes import notes
 from execbench.report.setting import setting_of
 from execbench.report.text import render, show
 
@@ -95,3 +98,26 @@ def test_isolated_figures_have_their_unit():
     assert BY_NAME["isolated_hourly"].unit == "1/h"
     assert BY_NAME["interruptions"].unit == "1"
     assert BY_NAME["p50"].unit == "ns"
+
+
+def test_marks_are_grouped_and_what_holds_for_all_tables_is_said_once(make_results):
+    results = make_results(replications=3)
+    frame = comparison(results)
+    load = frame[frame["kind"] == "load"]
+    frame = pd.concat([load, load.assign(kind="attach"), frame[frame["kind"] == "free"]])
+    frame["shared"] = True
+    words = " ".join(render(frame, setting_of(results)).split())
+    assert words.count("several classes of operation ran") == 1
+    assert words.count("~ approximate, few replications: p50 and p90 of all 6 arms") == 3
+    needed = {float(one) for one in re.findall(r"needs ~([\d.]+)", " ".join(load["p99_status"]))}
+    assert f"p99 of all 6 arms (needs ~{min(needed):g} to ~{max(needed):g} s)" in words
+    assert words.count("few clusters of exceedances: p99") == 3
+
+
+def test_arms_are_named_where_not_all_are_marked(make_results):
+    frame = comparison(make_results(replications=10)).query("kind == 'load'")
+    for arm in ("module_alloc", "alloc-write-map"):
+        frame.loc[frame["arm"] == arm, ["p90_status", "p90_note"]] = ["approx.", "3 clusters of exceedances"]
+    assert "~ approximate, few clusters of exceedances: p90 of module_alloc and alloc-write-map" in "\n".join(
+        notes(frame)
+    )
