@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +63,7 @@ def workloads(wide: options.Wide = False, as_json: options.Json = False) -> None
         head = table.get("workload", {})
         rows.append({"workload": name, "clients": ", ".join(table.get("client", {})), "machine": head.get("machine"),
                      "question": head.get("question")})  # fmt: skip
-    _print(rows, as_json, wide)
+    _print(rows, as_json, wide, short=("workload", "clients", "question"), below=("machine",), fold={"clients": 24})
 
 
 @app.command()
@@ -107,7 +107,8 @@ def costs(machine: CostMachine = None, wide: options.Wide = False, as_json: opti
         _costs_of(machine, wide, as_json)
         return
     _print([{"cost": name, "arch": _architectures(entry.arch), "per": entry.per, "meaning": entry.meaning}
-            for name, entry in catalogue(client_costs()).items()], as_json, wide)  # fmt: skip
+            for name, entry in catalogue(client_costs()).items()], as_json, wide,
+           short=("cost", "arch", "meaning"), below=("per",))  # fmt: skip
 
 
 def _costs_of(machine: str, wide: bool, as_json: bool) -> None:
@@ -141,7 +142,7 @@ def _costs_of(machine: str, wide: bool, as_json: bool) -> None:
             row = {"value": value, "range": f"{low} .. {high}", "per": cost.per, "evidence": str(cost.evidence),
                    "use": cost.use, "source": cost.source}  # fmt: skip
         rows.append({"cost": name, **row})
-    _print(rows, as_json, wide, short=("cost", "value", "evidence", "source"), below=("range", "per"))
+    _print(rows, as_json, wide, short=("cost", "value", "source"), below=("range", "per", "evidence"))
     if missing:
         print(f"execbench: {machine} has no value for {len(missing)} of the costs that runs on {arch} may need: "
               f"{', '.join(missing)}", file=sys.stderr)  # fmt: skip
@@ -171,11 +172,12 @@ def _about(cls: type) -> str:
 
 def _print(
     rows: Sequence[dict[str, Any]], as_json: bool, wide: bool = False, short: Sequence[str] = (),
-    below: Sequence[str] = (),
+    below: Sequence[str] = (), fold: Mapping[str, int] | None = None,
 ) -> None:  # fmt: skip
     """Print rows as JSON, or as a table whose last column wraps; `wide`: one line for each row, whatever its length.
 
-    Unless wide, a table has the columns `short` (all) only, and those of `below` stand under the second one.
+    Unless wide, a table has the columns `short` (all) only, those of `below` stand under the second one, and those of
+    `fold` wrap at so many characters.
     """
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -192,7 +194,8 @@ def _print(
     under = () if wide else tuple(below)
     for number, name in enumerate(names):
         head = [name if wide else SHORT.get(name, name), *(under if number == 1 else ())]
-        table.add_column("\n".join(head), overflow="fold", no_wrap=name != names[-1])
+        most = None if wide or fold is None else fold.get(name)
+        table.add_column("\n".join(head), overflow="fold", no_wrap=most is None and name != names[-1], max_width=most)
     for row in rows:
         cells = [[_word(row[name]), *(_word(row[one]) for one in under if number == 1)]
                  for number, name in enumerate(names)]  # fmt: skip

@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from execbench.clients.limits import at_least
+from execbench.clients.columns import S64, Column
+from execbench.clients.limits import PID_MAX_LIMIT, at_least
 from execbench.contract import Proc, Row, Setting
 from execbench.sim.dists import Dist, Exponential
 
 if TYPE_CHECKING:
     from execbench.kernel.facade import Kernel
     from execbench.kernel.operation import Operation
+
+
+TRACE = (Column("at_ns", most=S64, ascending=True), Column("client", "text"), Column("kind", "text"))
+"""What is read of a trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,8 @@ class Arriving:
     """What clients have in common whose threads sleep between operations: how many there are, and what they wait for.
 
     Closed loop: every thread thinks before each operation. With `rate` arrivals are Poisson; with `trace` they are the
-    lines of that data file (columns at_ns, client, kind) which name client and kind. Open arrivals are taken in turn by
-    whichever thread is free.
+    lines of that data file (columns at_ns, client, kind; in the order of at_ns) which name client and kind. Open
+    arrivals are taken in turn by whichever thread is free.
     """
 
     name: ClassVar[str]
@@ -58,12 +63,13 @@ class Arriving:
     """Operations per second of all threads together."""
     burst: int = 1
     """Arrivals at once, with `rate`."""
-    trace: str | None = field(default=None, metadata={"kind": "data"})
+    trace: str | None = field(default=None, metadata={"kind": "data", "columns": TRACE})
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        at_least(self, 1, "threads", "burst")
-        if self.rate is not None and self.rate <= 0:
+        at_least(self, 1, "threads", most=PID_MAX_LIMIT)
+        at_least(self, 1, "burst")
+        if self.rate is not None and not self.rate > 0:
             raise ValueError("rate: above 0 operations per second")
         if self.rate is not None and self.trace is not None:
             raise ValueError("trace: not beside a rate, for arrivals come from one of them")
@@ -89,14 +95,18 @@ def loops(setting: Setting, client: Arriving, kind: str, draws: int) -> Sequence
 
 
 def _recorded(setting: Setting, client: str, kind: str, trace: str) -> Trace:
-    """Return the arrivals that a data file holds for one kind of operation; ValueError if there are none."""
+    """Return the arrivals that a data file holds for one kind of operation; ValueError if there are none.
+
+    Those that lie behind the window are never due: how many they are is left undone.
+    """
     lines = setting.data(trace)
     events = [row for row in lines if row["client"] == client and row["kind"] == kind]
     if not events:
         others = ", ".join(sorted({f"{row['client']} {row['kind']}" for row in lines})) or "nothing"
         raise ValueError(f"trace {trace} has no line for {client} {kind}, only for {others}")
-    if any(int(event["at_ns"]) < 0 for event in events):
-        raise ValueError(f"trace {trace}: at_ns below 0")
+    late = sum(int(event["at_ns"]) >= setting.duration for event in events)
+    if late:
+        setting.undone[client] = setting.undone.get(client, 0) + late
     return Trace(events)
 
 
@@ -153,13 +163,9 @@ class Bursts:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Recorded arrivals: rows with `at_ns`, in any order."""
+    """Recorded arrivals: rows with `at_ns`, in the order of their times."""
 
     events: Sequence[Row]
-
-    def __post_init__(self) -> None:
-        """Put them in order."""
-        object.__setattr__(self, "events", sorted(self.events, key=lambda event: int(event["at_ns"])))
 
     def at(self, number: int, before: float, uniform: float) -> float | None:
         """Return the recorded time."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import ClassVar
 
 from execbench.clients.arrivals import Arriving, Loop, Turn, loops
+from execbench.clients.columns import Column
 from execbench.clients.limits import at_least, shares
 from execbench.contract import Entry, Estimate, Image, LockKind, Proc, Region, Request, Row, Setting, TextKind
 from execbench.kernel.facade import Kernel
@@ -44,6 +45,10 @@ CACHE_LOCK = LockKind("btree_cache.lock", "mutex", "fs/bcachefs/btree_types.h: s
 NODE_LOCK = LockKind("btree_node.c.lock", "mutex", "fs/bcachefs/btree_types.h: struct btree_bkey_cached_common.lock")
 
 
+COLUMNS = (Column("btree_kind", "text"), Column("code_bytes", least=1))
+"""What is read of a file of functions."""
+
+
 @dataclass(slots=True, eq=False)
 class Node:
     """A btree node in memory: its SIX lock, the kind of its btree, its unpack function; place in the list of all."""
@@ -70,7 +75,7 @@ class Bcachefs(Arriving):
     kinds: ClassVar[tuple[TextKind, ...]] = (TextKind.JIT,)
     caveat: ClassVar[str] = "a what-if: bcachefs compiled its generator out and has left the kernel since"
 
-    data: str = field(default="bcachefs_unpack.csv", metadata={"kind": "data"})
+    data: str = field(default="bcachefs_unpack.csv", metadata={"kind": "data", "columns": COLUMNS})
     """Rows btree_kind, code_bytes: functions as the emitter makes them."""
     threads: int = 4
     think: Dist = field(default=Exponential(1e6), metadata={"unit": "time"})
@@ -89,7 +94,7 @@ class Bcachefs(Arriving):
         super().__post_init__()
         if self.nodes <= self.threads:
             raise ValueError("nodes: more than threads, each of which may hold one")
-        at_least(self, 0, "visits")
+        at_least(self, 0, "visits", "nodes")
         shares(self, "reformats")
         if self.code_factor <= 0:
             raise ValueError("code_factor: above 0")

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import ClassVar
 
 from execbench.clients.arrivals import Arriving, loops
+from execbench.clients.columns import Column
 from execbench.clients.limits import at_least, shares
 from execbench.contract import Entry, Image, LockKind, Proc, Region, Request, Setting, TextKind
 from execbench.kernel.bpf_trampoline import BPF_LOCK
@@ -41,6 +42,12 @@ COSTS = {
     "free_fixed": Entry("program", "deferred free on a kworker, fixed part (bpf_prog_free_deferred)"),
 }
 """What the loader itself costs, one row per name under `[costs.client.bpf]`."""
+
+COLUMNS = (
+    Column("insns", least=1), Column("processed", least=1), Column("total_states"), Column("xlated", least=1),
+    Column("func_lens", "wholes", least=1),
+)  # fmt: skip
+"""What is read of a file of programs."""
 
 _PROG_HEADER = 72 + 8
 """struct bpf_prog without its instructions, and the tag's padding (kernel/bpf/core.c: bpf_prog_calc_tag)."""
@@ -99,7 +106,7 @@ class Bpf(Arriving):
     costs: ClassVar[Mapping[str, Entry]] = COSTS
     kinds: ClassVar[tuple[TextKind, ...]] = (TextKind.BPF,)
 
-    data: str = field(metadata={"kind": "data"})
+    data: str = field(metadata={"kind": "data", "columns": COLUMNS})
     threads: int = 2
     think: Dist = field(default=Exponential(3e6), metadata={"unit": "time"})
     loaded: int = 140
@@ -117,7 +124,7 @@ class Bpf(Arriving):
         if self.loaded < self.threads:
             raise ValueError("loaded: at least one program per thread")
         shares(self, "sleepable", "linked")
-        at_least(self, 1, "jit_passes")
+        at_least(self, 1, "jit_passes", "loaded")
 
     def start(self, setting: Setting) -> None:
         """Load the steady set at time 0, then let the threads go."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import ClassVar
 
 from execbench.clients.arrivals import Arriving, Turn, loops
-from execbench.clients.limits import at_least
+from execbench.clients.limits import INT_MAX, at_least
 from execbench.contract import Entry, Estimate, Image, Proc, Region, Request, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.ftrace import (
@@ -60,6 +60,8 @@ class FtraceClient(Arriving):
         """Refuse what cannot run."""
         super().__post_init__()
         at_least(self, 1, "trampoline")
+        if self.sites.mean > INT_MAX:
+            raise ValueError(f"sites: at most {INT_MAX} on average")
 
     def start(self, setting: Setting) -> None:
         """Begin with no function traced."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from execbench.clients.limits import PID_MAX_LIMIT, at_least
 from execbench.contract import Entry, Image, Proc, Region, Request, Setting, TextKind
 from execbench.errors import InputError
 from execbench.kernel import user_text
@@ -68,14 +69,10 @@ class Jit:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if self.threads < 1:
-            raise ValueError("threads: at least 1")
-        if self.spinners < 0:
-            raise ValueError("spinners: 0 or more")
-        if self.batch < 1:
-            raise ValueError("batch: at least 1")
-        if self.keep < 0:
-            raise ValueError("keep: 0 or more")
+        at_least(self, 1, "threads", most=PID_MAX_LIMIT)
+        at_least(self, 0, "spinners", most=PID_MAX_LIMIT)
+        at_least(self, 1, "batch")
+        at_least(self, 0, "keep")
 
     def computing_threads(self) -> int:
         """Return the threads that need a CPU of their own."""

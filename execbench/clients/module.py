@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar, Final, Literal
 
 from execbench.clients.arrivals import Arriving, loops
 from execbench.clients.limits import at_least
-from execbench.clients.module_data import Module, closure, lines_of, modules_of
+from execbench.clients.module_data import BOOT_SETS, MODULES, Module, closure, lines_of, modules_of
 from execbench.clients.module_loader import COSTS, Loaded, Loader
 from execbench.contract import Entry, Proc, Setting, TextKind
+from execbench.errors import InputError
 from execbench.kernel.facade import Kernel
 from execbench.kernel.static_call import PATCHING, Patching
 from execbench.sim.task import Task
@@ -25,8 +26,11 @@ KERNELS: Final = {
     ("arm64", ""): ("6.12.117+deb12-arm64", "arm64_6_12"),
 }
 """Whose modules stand for an architecture and release (later releases take 6.12's), and the parameter with its file."""
+_MODULES: Final = {"kind": "data", "columns": MODULES}
 NO_BOOT_SET: Final = ("6.1.0-56-arm64",)
 """Kernels of workloads/data/modules_*.csv.gz without a boot set."""
+_SETS: Final = ("boot_set", "boot_sets", *(file for _, file in dict.fromkeys(KERNELS.values())))
+"""Parameters that choose what is loaded when no file of your own does."""
 
 
 def kernel_of(arch: str, release: str) -> tuple[str, str] | None:
@@ -53,7 +57,7 @@ class Modules(Arriving):
 
     work: Literal["boot", "churn"] = "boot"
     boot_set: str = "server_1vendor"
-    """Which set of workloads/data/boot_sets.csv.gz."""
+    """Which set of `boot_sets`; of no meaning beside `data`."""
     patching: Patching = "per-site"
     """How static-call sites (and keys that differ) of a module get their targets."""
     duplicates: int = 1
@@ -61,13 +65,13 @@ class Modules(Arriving):
     differing_keys: int = 0
     """Static keys of the kernel that differ from what modules were compiled for, in every module with branches."""
     threads: int = 4
-    data: str | None = field(default=None, metadata={"kind": "data"})
+    data: str | None = field(default=None, metadata=_MODULES)
     """Modules of your own (execbench import modules): all of them are loaded, or take part, in their order."""
-    boot_sets: str = field(default="boot_sets.csv.gz", metadata={"kind": "data"})
-    amd64_6_1: str = field(default="modules_6.1.0-56-amd64.csv.gz", metadata={"kind": "data"})
-    amd64_6_12: str = field(default="modules_6.12.117+deb12-amd64.csv.gz", metadata={"kind": "data"})
-    arm64_6_1: str = field(default="modules_6.1.0-56-arm64.csv.gz", metadata={"kind": "data"})
-    arm64_6_12: str = field(default="modules_6.12.117+deb12-arm64.csv.gz", metadata={"kind": "data"})
+    boot_sets: str = field(default="boot_sets.csv.gz", metadata={"kind": "data", "columns": BOOT_SETS})
+    amd64_6_1: str = field(default="modules_6.1.0-56-amd64.csv.gz", metadata=_MODULES)
+    amd64_6_12: str = field(default="modules_6.12.117+deb12-amd64.csv.gz", metadata=_MODULES)
+    arm64_6_1: str = field(default="modules_6.1.0-56-arm64.csv.gz", metadata=_MODULES)
+    arm64_6_12: str = field(default="modules_6.12.117+deb12-arm64.csv.gz", metadata=_MODULES)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -78,6 +82,10 @@ class Modules(Arriving):
         for name in ("rate", "trace"):
             if self.work == "boot" and getattr(self, name) is not None:
                 raise ValueError(f"{name}: only with work = churn, for a boot's requests come one behind the other")
+        for one in fields(self):
+            if self.data is not None and one.name in _SETS and getattr(self, one.name) != one.default:
+                raise ValueError(f"{one.name}: {one.default} beside data, for no set chooses from modules of your own: "
+                                 "all of them are asked for")  # fmt: skip
 
     @staticmethod
     def thinks(fields: Mapping[str, Any]) -> bool:
@@ -111,9 +119,13 @@ class Modules(Arriving):
         kernel, file = found
         lines = lines_of(setting.data(self.boot_sets), kernel, self.boot_set)
         phases = [[line.module for line in same if line.root] for _, same in groupby(lines, lambda line: line.phase)]
-        return modules_of(
-            setting.data(getattr(self, file)), release, [name for roots in phases for name in roots]
-        ), phases
+        rows, roots = setting.data(getattr(self, file)), [name for roots in phases for name in roots]
+        modules = modules_of(rows, release, roots)
+        if missing := [root for root in roots if root not in modules]:
+            raise InputError(f"client.{self.name}.boot_set", f"{self.boot_set}, which asks for {', '.join(missing)}",
+                             f"modules with a row in {getattr(self, file)}",
+                             f"correct boot_sets ({self.boot_sets}) or {file}")  # fmt: skip
+        return modules, phases
 
 
 class _Boot:

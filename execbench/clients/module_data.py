@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from execbench.clients.columns import Column, names
 from execbench.contract import Request, Row, TextKind
 from execbench.kernel.releases import Release
 
@@ -16,6 +17,25 @@ PLT_ENTRY = 12
 """sizeof(struct plt_entry) (arch/arm64/include/asm/module.h)."""
 THIS_MODULE = 1024
 """Bytes of struct module where a row says nothing of data: every module has it."""
+
+
+_COUNTS = (
+    "exec_init", "ro_core", "ro_after_init", "rw_core", "init_data", "init_ro", "altinstructions", "jump_table",
+    "mcount_loc", "static_call_sites", "retpoline_sites", "return_sites", "call_sites", "parainstructions",
+    "relocs_alloc", "relocs_text", "relocs_init_text", "plt_core", "plt_init", "symbols", "strtab_bytes",
+    "init_static_calls", "exit_static_calls", "exit_waits",
+)  # fmt: skip
+MODULES = (
+    Column("name", "text", once=True), Column("exec_core", filled=False),
+    *(Column(name, needed=False, filled=False) for name in _COUNTS),
+    Column("init_keys", "wholes", needed=False, filled=False), Column("depends", "names", filled=False, of="name"),
+)  # fmt: skip
+"""What is read of a file of modules: a module without those that it depends on is refused, as modprobe would fail."""
+BOOT_SETS = (
+    Column("kernel", "text"), Column("set", "text"), Column("order"), Column("phase", "text"), Column("module", "text"),
+    Column("reason", "text"),
+)  # fmt: skip
+"""What is read of a file of boot sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +151,7 @@ def modules_of(rows: Sequence[Row], release: Release, roots: Sequence[str] | Non
 
 
 def _depends(row: Row) -> tuple[str, ...]:
-    return tuple((row.get("depends") or "").replace(",", " ").split())
+    return tuple(names(row.get("depends") or ""))
 
 
 def lines_of(rows: Sequence[Row], kernel: str, name: str) -> list[Wanted]:
@@ -147,7 +167,7 @@ def lines_of(rows: Sequence[Row], kernel: str, name: str) -> list[Wanted]:
 def closure(name: str, modules: Mapping[str, Module], seen: set[str] | None = None) -> list[str]:
     """Return a module and all it depends on, dependencies first, each once (depth first, as modprobe goes)."""
     seen = set() if seen is None else seen
-    if name in seen or name not in modules:
+    if name in seen:
         return []
     seen.add(name)
     needed = [below for dependency in modules[name].depends for below in closure(dependency, modules, seen)]

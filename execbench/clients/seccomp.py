@@ -9,6 +9,7 @@ from functools import partial
 from typing import ClassVar
 
 from execbench.clients.arrivals import Arriving, loops
+from execbench.clients.columns import Column
 from execbench.clients.limits import at_least
 from execbench.contract import Entry, Estimate, Image, Proc, Region, Request, Row, Setting, TextKind
 from execbench.kernel.facade import Kernel
@@ -57,6 +58,13 @@ _PASSES = 3
 """bpf_convert_filter: the length, then the instructions, then again until the jumps agree."""
 
 
+COLUMNS = (
+    Column("set", "text"), Column("insns", least=1), Column("converted", least=1), Column("emulated"),
+    Column("jited", least=1),
+)  # fmt: skip
+"""What is read of a file of filters."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """One real filter: instructions as given and after conversion, steps of the cache's emulation, machine code."""
@@ -90,7 +98,7 @@ class Seccomp(Arriving):
     costs: ClassVar[Mapping[str, Entry]] = COSTS
     kinds: ClassVar[tuple[TextKind, ...]] = (TextKind.BPF,)
 
-    data: str = field(metadata={"kind": "data"})
+    data: str = field(metadata={"kind": "data", "columns": COLUMNS})
     threads: int = 2
     tasks: int = 100
     """Tasks with filters before the measurement begins, and all the time."""

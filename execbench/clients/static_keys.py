@@ -8,6 +8,7 @@ from functools import partial
 from typing import ClassVar
 
 from execbench.clients.arrivals import Arriving, Turn, loops
+from execbench.clients.columns import Column
 from execbench.clients.limits import at_least
 from execbench.contract import Entry, Estimate, Proc, Row, Setting, TextKind
 from execbench.kernel.facade import Kernel
@@ -20,6 +21,10 @@ COSTS = {
                                     "host_text_poke.csv#key-already-on: all that happens when nothing is patched")),
 }  # fmt: skip
 """What a flip costs besides patching."""
+
+
+COLUMNS = (Column("key", "text"), Column("arch", "text"), Column("release", "release"), Column("sites"))
+"""What is read of a file of keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,7 @@ class StaticKeys(Arriving):
     costs: ClassVar[Mapping[str, Entry]] = COSTS
     kinds: ClassVar[tuple[TextKind, ...]] = ()
 
-    data: str = field(default="static_keys.csv", metadata={"kind": "data"})
+    data: str = field(default="static_keys.csv", metadata={"kind": "data", "columns": COLUMNS})
     """Rows key, arch, release, sites; see `keys_of` for which of them count."""
     sites: int | None = None
     """Branches of every key instead: from 1 (a tracepoint's) to some hundreds (schedstats, memory cgroups)."""

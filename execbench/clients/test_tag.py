@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from execbench.clients.bpf import COSTS as BPF_COSTS
 from execbench.clients.bpf import Bpf, Loader, Program
+from execbench.clients.limits import at_least
 from execbench.contract import Entry, Estimate, Proc, Setting, TextKind
 from execbench.kernel.facade import Kernel
 
@@ -85,8 +86,7 @@ class TestTag:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        if self.rounds < 1 or self.step < 1 or self.jit_passes < 1:
-            raise ValueError("rounds, step, jit_passes: at least 1")
+        at_least(self, 1, "rounds", "step", "jit_passes")
         if not 3 <= self.most <= MAXINSNS:
             raise ValueError(f"most: 3 to {MAXINSNS} instructions")
 

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import count
 from typing import ClassVar
 
+from execbench.clients.limits import PID_MAX_LIMIT, at_least, shares
 from execbench.contract import Entry, Estimate, Proc, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.kvfree_rcu import Krc, kvfree_rcu
@@ -75,16 +76,14 @@ class TestVmalloc:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("threads", "loops", "pages", "mask"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1")
+        at_least(self, 1, "threads", most=PID_MAX_LIMIT)
+        at_least(self, 1, "loops", "pages", "mask")
         if self.mask >= 1 << len(NAMES):
             raise ValueError(f"mask: at most {(1 << len(NAMES)) - 1}, the sum of all tests")
         missing = [f"{name} ({why})" for name, why in LEFT_OUT.items() if self.mask >> NAMES.index(name) & 1]
         if missing:
             raise ValueError(f"mask: not modelled are {'; '.join(missing)}")
-        if not 0 <= self.layout <= 1:
-            raise ValueError("layout: a share from 0 to 1")
+        shares(self, "layout")
 
     def computing_threads(self) -> int:
         """Return the threads: none of them sleeps."""

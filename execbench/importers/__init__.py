@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -47,7 +47,16 @@ def _modules(path: Path) -> _Read:
 
     rows = list(modules_of(path))
     with_init = sum(row["exec_init"] != "0" for row in rows)
-    return rows, COLUMNS, {"modules": len(rows), "with init text": with_init}, ()
+    return rows, COLUMNS, {"modules": len(rows), "with init text": with_init}, tuple(_missing(rows))
+
+
+def _missing(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield what a run would refuse: modules on which others depend and that are not among them."""
+    known = {row["name"] for row in rows}
+    missing = sorted({name for row in rows for name in row["depends"].split()} - known)
+    if missing:
+        yield (f"not among them, though others depend on them: {', '.join(missing)}; import a folder that has them "
+               "too, or take out of the column depends what is built into the kernel")  # fmt: skip
 
 
 def _veristat(path: Path) -> _Read:

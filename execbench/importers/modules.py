@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,24 +56,46 @@ def modules_of(path: Path) -> Iterator[dict[str, str]]:
     if not path.exists():
         raise InputError("PATH", str(path), "a module or a folder of modules", "for the running kernel: "
                          "/lib/modules/$(uname -r)/kernel")  # fmt: skip
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*.ko*") if file.name.endswith(SUFFIXES))
+    files = _files(path)
     if not files:
         raise InputError("PATH", str(path), f"files that end in {', '.join(SUFFIXES)}", "name a folder of modules")
+    known: dict[str, Path] = {}
     for file in files:
+        if known.setdefault(_name(file), file) != file:
+            raise InputError(
+                "PATH",
+                f"{path}, which holds {_name(file)} twice: {known[_name(file)]} and {file}",
+                "the modules of one kernel, each once",
+                "name the folder of one kernel, or take one out",
+            )
         yield module_of(file)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of modules in a folder and all below it, or the one file; InputError for what cannot be read."""
+
+    def refused(error: OSError) -> None:
+        raise InputError("PATH", f"{error.filename}, which cannot be read ({error.strerror})",
+                         "folders that you may read", "check its permissions, or name another folder")  # fmt: skip
+
+    if not path.is_dir():
+        return [path]
+    return sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=refused) for name in names
+                  if name.endswith(SUFFIXES))  # fmt: skip
 
 
 def module_of(file: Path) -> dict[str, str]:
     """Return the row of one module file; InputError if it cannot be read as one."""
-    from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
     try:
         with _opened(file) as stream:
             return {key: str(value) for key, value in _Module(ELFFile(stream), _name(file)).row().items()}
-    except (OSError, EOFError, lzma.LZMAError, ELFError, ValueError, KeyError) as error:
-        raise InputError("PATH", f"{file}, which cannot be read ({type(error).__name__}: {error})",
-                         "a relocatable ELF file, plain or compressed", "leave it out") from error  # fmt: skip
+    except Exception as error:  # whatever unpackers and the ELF reader raise for bytes that nobody wrote for them
+        said = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else f"{error}"
+        raise InputError("PATH", f"{file}, which cannot be read ({said or type(error).__name__})",
+                         "a kernel module: a relocatable ELF file of 64 bits, plain, .xz, .zst or .gz",
+                         "take it out of the folder, or write it again") from error  # fmt: skip
 
 
 def _name(file: Path) -> str:
@@ -115,9 +138,12 @@ class _Module:
 
     def row(self) -> dict[str, Any]:
         """Lay out the sections as the loader does, and count what it has to patch."""
-        if self.elf["e_type"] != "ET_REL":
-            raise ValueError(f"{self.elf['e_type']}, not ET_REL")
+        if self.elf.elfclass != 64 or self.elf["e_type"] != "ET_REL":
+            raise ValueError(f"{self.elf.elfclass} bits, {self.elf['e_type']}, not 64 and ET_REL")
         sections = list(self.elf.iter_sections())
+        for section in sections:
+            if section["sh_type"] != "SHT_NOBITS" and section["sh_offset"] + section["sh_size"] > self.elf.stream_len:
+                raise ValueError(f"section {section.name} ends behind the file, which is cut off")
         for section in sections:
             self._place(section)
             self._count(section)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from execbench.clients.columns import Column
 from execbench.errors import InputError
 
 COLUMNS: Final = (
@@ -29,6 +30,7 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Our column: veristat's names for it (stat_defs), over its releases."""
 REQUIRED: Final = ("object", "prog", "verdict", "processed", "total_states")
+_LINE: Final = "line of the file"
 JITED: Final = (98.6, 4.612, 30.3)
 """Bytes of machine code = a + b instructions + c functions: least squares over 844 production programs, R2 0.99."""
 
@@ -52,23 +54,27 @@ def _read(path: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            rows, header = list(reader), reader.fieldnames or []
+            rows, header = [row | {_LINE: str(reader.line_num)} for row in reader], reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError("PATH", f"{path}, which cannot be read ({error})", "the output of veristat -o csv",
                          "check the path") from error  # fmt: skip
+    if not header:
+        raise InputError("PATH", f"{path}, which is empty", "the output of veristat -o csv",
+                         "write it with: veristat -o csv FILE.o")  # fmt: skip
     columns = {ours: name for ours, names in ALIASES.items() for name in names if name in header}
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise InputError("PATH", f"{path} with the columns {', '.join(header) or 'none'}",
-                         f"columns for {', '.join(missing)} too", "write it with: veristat -o csv FILE.o")  # fmt: skip
+                         f"columns for {', '.join(missing)} too, with commas between them",
+                         "write it with: veristat -o csv FILE.o")  # fmt: skip
     return rows, columns
 
 
 def _program(row: Mapping[str, str], columns: Mapping[str, str], path: Path) -> dict[str, str]:
     processed = _int(row, columns["processed"], path)
-    insns = _int(row, columns["insns"], path) if "insns" in columns else instructions(processed)
+    insns = _int(row, columns["insns"], path, 1) if "insns" in columns else instructions(processed)
     fixed, each, function = JITED
-    jited = _int(row, columns["jited"], path) if "jited" in columns else int(fixed + each * insns + function + 0.5)
+    jited = _int(row, columns["jited"], path, 1) if "jited" in columns else int(fixed + each * insns + function + 0.5)
     return {
         "source": "veristat",
         "object": row[columns["object"]],
@@ -93,9 +99,9 @@ def instructions(processed: int) -> int:
     return max(1, min(processed, int((processed / 0.183) ** (1 / 1.408) + 0.5)))
 
 
-def _int(row: Mapping[str, str], column: str, path: Path) -> int:
-    try:
-        return int(row[column])
-    except (TypeError, ValueError):
-        raise InputError("PATH", f"{path}: {column} = {row[column]!r}", "a whole number",
-                         "write the file again with veristat -o csv") from None  # fmt: skip
+def _int(row: Mapping[str, str], column: str, path: Path, least: int = 0) -> int:
+    known = Column(column, least=least)
+    if not known.fits(row[column] or ""):
+        raise InputError("PATH", f"{path}, line {row[_LINE]}: {column} = {row[column] or ''!r}", known.allowed,
+                         "correct the line, or write the file again with veristat -o csv")  # fmt: skip
+    return int(row[column])

@@ -28,7 +28,7 @@ def data_path(name: str, beside: Path | None = None, where: str = "data file") -
         if path.is_file():
             return path
     known = sorted({path.name for root in roots() for path in (root / "workloads/data").glob("*.csv*")})
-    raise InputError(where, name, f"a path or one of: {', '.join(known) or 'none found'}",
+    raise InputError(where, name or repr(name), f"a path or one of: {', '.join(known) or 'none found'}",
                      did_you_mean(plain, known) or "put it into ./workloads/data/")  # fmt: skip
 
 

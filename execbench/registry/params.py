@@ -7,6 +7,7 @@ unit is read. An integer field without a unit accepts a time or a size as text, 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ __all__ = ["constructed", "fields_of", "given_fields", "resolved"]
 
 _DISTRIBUTIONS: Final = (dists.Constant, dists.Uniform, dists.Exponential, dists.Mixture, dists.Erlang,
                          dists.Lognormal, dists.Empirical, dists.Dist)  # fmt: skip
+_LARGEST: Final = (1 << 63) - 1
+"""Tables store int64."""
+_WIDEST: Final = sys.float_info.max
+"""Nothing compares with NaN, and no number above this is finite."""
 _READ: Final[dict[str, Callable[[Any, str], Any]]] = {"time": time_ns, "size": size_bytes, "rate": rate_per_s}
 
 
@@ -110,13 +115,14 @@ def _as(arm: Any, value: Any) -> tuple[bool, Any]:
     if arm is bool:
         return isinstance(value, bool), value
     if arm is int:
-        return type(value) is int, value
+        return type(value) is int and abs(value) <= _LARGEST, value
     if arm is float:
-        return isinstance(value, int | float) and not isinstance(value, bool), value
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _WIDEST, value
     if arm is str:
         return isinstance(value, str), value
     if typing.get_origin(arm) in (list, tuple) or arm in (list, tuple):
-        return isinstance(value, list | tuple) and _plain(value), value
+        fits = [of for of in typing.get_args(arm) if of is not Ellipsis] or [Any]
+        return isinstance(value, list | tuple) and all(any(_as(of, item)[0] for of in fits) for item in value), value
     return arm is Any and _plain(value), value
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from execbench.errors import InputError, did_you_mean
+from execbench.study.fitting import nothing_left
 from execbench.study.load import Layer, Layers, TomlFile, read
 from execbench.study.overrides import ROOTS, root_checked
 from execbench.study.point import NAMES, Asked, Cell, Point
@@ -61,8 +62,7 @@ def expand(asked: Asked, study: str | None = None) -> Study:
     unique = {cell.id: cell for cell in reversed(cells)}
     kept = tuple(cell for cell in cells if unique.pop(cell.id, None) is not None)
     if all(cell.refused for cell in kept):
-        raise InputError("backends", ", ".join(dict.fromkeys(cell.arm for cell in kept)),
-                         "at least one backend that this machine can express", kept[0].refused)  # fmt: skip
+        raise nothing_left(kept)
     return Study(file.name if file else workload, "sweep" if file else "run", workload, question,
                  table.expect.reading, replications, kept, plugins, plugin_files)  # fmt: skip
 

@@ -5,13 +5,12 @@ Every function names its inputs by dotted keys (`machine.topology.cpus`); `Layer
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from execbench.catalogue import required
+from execbench.clients.columns import rows_checked
 from execbench.costs import CostTable
 from execbench.errors import InputError, MachineError, did_you_mean
 from execbench.kernel.releases import RELEASES, Release, release_from
@@ -197,7 +196,8 @@ def run(tables: Mapping[str, Any], horizon: str) -> tuple[dict[str, Any], int]:
 def clients(tables: Mapping[str, Mapping[str, Any]], beside: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the clients' parameters and the data files they draw from, by the key that names each file.
 
-    `beside` is the folder of the workload file. Data files are read once here: their hash is part of a cell's identity.
+    `beside` is the folder of the workload file. Data files are read once here, and held against the columns that their
+    clients read: their hash is part of a cell's identity.
     """
     resolved_clients: dict[str, Any] = {}
     data: dict[str, Any] = {}
@@ -206,9 +206,10 @@ def clients(tables: Mapping[str, Mapping[str, Any]], beside: Path) -> tuple[dict
         values = resolved(cls, given, f"client.{name}")
         for field, file in list(_files(cls, values)):
             path = data_path(file, beside, f"client.{name}.{field}")
+            rows = rows_checked(path, fields_of(cls)[field].metadata.get("columns", ()), f"client.{name}.{field}")
             portable = file if _found_without(file, path) else str(path)
             _replace_file(values, field, portable)
-            data[f"{name}.{field}"] = {"name": portable, "sha256": sha256_of(path), "rows": _rows(path)}
+            data[f"{name}.{field}"] = {"name": portable, "sha256": sha256_of(path), "rows": rows}
         resolved_clients[name] = values
     return resolved_clients, data
 
@@ -232,9 +233,3 @@ def _found_without(file: str, path: Path) -> bool:
 
 def _replace_file(values: dict[str, Any], field: str, name: str) -> None:
     values[field] = {**values[field], "file": name} if isinstance(values[field], dict) else name
-
-
-def _rows(path: Path) -> int:
-    """Return the number of data rows of a CSV file with a header (plain or .gz)."""
-    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
-        return max(sum(1 for _ in csv.reader(file)) - 1, 0)

@@ -59,6 +59,11 @@ RUN = ("run", "-w", "bpf")
                 "with -w: bcachefs, bpf",
             ),
         ),
+        (
+            ("sweep", "ipi/cpus", "-w", "user-jit", "-b", "module_alloc"),
+            2,
+            ("module_alloc, which cannot serve workload user-jit", "user text", "user-mmap, user-mprotect;"),
+        ),
         ((*RUN, "-m", "arm64-server-128", "-b", "execmem-rox-copy"), 2, ("this machine", "ARCH_HAS_EXECMEM_ROX")),
         ((*RUN, "-r", "0"), 2, ("--replications",)),
         ((*RUN, "-j", "0"), 2, ("--jobs", "from 1 on")),
@@ -149,3 +154,21 @@ def test_exit_codes(error, code, monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", fails)
     assert main(["run"]) == code
     assert capsys.readouterr().err.startswith("execbench: ")
+
+
+@pytest.mark.parametrize(
+    ("workload", "backend"), [("bpf", "user-mmap"), ("user-jit", "execmem"), ("module-churn", "user-mprotect")]
+)
+def test_what_a_backend_does_not_serve_reads_alike_everywhere(workload, backend, capsys, tmp_path, monkeypatch):
+    from execbench import api
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "-w", workload, "-b", backend]) == 2
+    said = capsys.readouterr().err.strip()
+    assert f"{backend}, which cannot serve workload {workload} (it asks for" in said
+    for call in (lambda: api.run(workload, backends=backend),
+                 lambda: api.sweep("ipi/cpus", workload=workload, backends=backend, dry_run=True)):  # fmt: skip
+        with pytest.raises(errors.InputError) as caught:
+            call()
+        assert f"execbench: {caught.value}" == said
+    assert not list(tmp_path.iterdir())

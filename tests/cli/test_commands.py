@@ -108,6 +108,20 @@ def test_list_costs_of_a_machine_has_value_evidence_and_source(command):
     assert all(row["value"] and row["evidence"] and row["source"] for row in rows)
 
 
+@pytest.mark.parametrize("what", ["workloads", "machines", "backends", "costs", "costs -m server-64"])
+def test_the_last_column_of_a_list_has_room_and_keeps_its_words_whole(what, capsys):
+    assert main(["list", *what.split()]) == 0
+    text = capsys.readouterr().out
+    assert main(["list", *what.split(), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    last = list(rows[0])[-1]
+    at = next(line.index(last.replace("architectures", "arch")) for line in text.splitlines() if last in line)
+    assert at <= 70
+    lines = [line[at:].split() for line in text.splitlines() if line[at - 1 : at] == " "]
+    whole = {word for words in lines for word in words}
+    assert not [word for row in rows for word in (row[last] or "").split() if len(word) <= 30 and word not in whole]
+
+
 @pytest.mark.parametrize(
     "what",
     ["backends", "backends --matrix", "workloads", "machines", "kernels", "costs", "costs -m server-64", "metrics"],

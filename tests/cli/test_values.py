@@ -43,6 +43,10 @@ class Boom:
         ("kernel.lazy_max_pages=-4", "0 or more"),
         ("client.bpf.jit_passes=-1", "at least 1"),
         ("client.bpf.rate=-1", "rate"),
+        ("client.bpf.threads=-1", "at least 1"),
+        ("client.bpf.threads=9999999", "at most 4194304"),
+        ("client.bpf.linked=1.1", "a share from 0 to 1"),
+        ("client.bpf.linked=nan", "a number"),
         ("machine.features.idc=true", "machine.features.idc"),
     ],
 )
