@@ -80,10 +80,10 @@ class World:
             self.drain,
             lambda name: rows_of(data_path(name)),
         )
+        for client, places in zip(self.clients, self.places, strict=True):
+            _start(client, replace(setting, places=places))
         outcome, detail = "ok", ""
         try:
-            for client, places in zip(self.clients, self.places, strict=True):
-                _start(client, replace(setting, places=places))
             self.machine.engine.run(self.duration + self.drain)
             self._check_alive()
         except SimulatedFailure as failure:

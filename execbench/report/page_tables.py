@@ -100,9 +100,11 @@ def _plain(
 
 
 def _swept(frame: pd.DataFrame, colours: Mapping[str, str], ends: bool) -> Iterator[dict[str, Any]]:
-    """Yield one block per class of operation and loop, a row for each point and arm."""
+    """Yield one block per class of operation and loop, a row for each point and arm; columns without figures go."""
     for number, ((client, kind, _), rows) in enumerate(frame.groupby(["client", "kind", "loop"], sort=False)):
-        groups = _groups(rows, ends)
+        groups = {title: tuple(name for name in group if rows[name].notna().any())
+                  for title, group in _groups(rows, ends).items()}  # fmt: skip
+        groups = {title: group for title, group in groups.items() if group}
         tables = [_table(rows, part, colours, points(rows)) for part in _parts(groups)]
         block = _block(f"{client} {kind} ({how_asked(rows)})") | {"unsteady": list(unsteady(rows)), "tables": tables}
         yield block | (_general(rows, groups) if number == 0 else {})
@@ -148,6 +150,7 @@ def _table(
     leads = axes or {}
     return {
         "leads": list(leads),
+        "arms": not leads or rows["arm"].nunique() > 1,
         "groups": [{"title": title, "span": len(group)} for title, group in groups.items()],
         "columns": [
             {"title": SHORT.get(name, BY_NAME[name].title), "meaning": BY_NAME[name].meaning, "first": name in firsts,
