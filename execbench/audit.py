@@ -1,7 +1,7 @@
 """Audit of text safety: replications run with the facts recorded, judged, and laid side by side.
 
-Verdicts depend on what the API forces, not on how long anything takes, so that short runs are enough; the same
-replications run without listener too, which says what listening costs and proves that it changed nothing.
+Verdicts depend on what the API forces, not on how long anything takes, so that short runs are enough. One path of
+publication of each arm runs without listener too, which says what listening costs and checks that it changes nothing.
 """
 
 from __future__ import annotations
@@ -9,33 +9,40 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from typing import Any, Final
 
-from execbench.contract import Image, Proc, Region, Request, Setting
 from execbench.errors import InputError
-from execbench.kernel.facade import Kernel
 from execbench.kernel.publish import PASSIVE, PATHS
-from execbench.record.audit import HAZARDS, FactLog, Findings, Judgement, Platform, analyse, rule, verdicts
+from execbench.record.audit import HAZARDS, Judgement, rule, verdicts
 from execbench.record.audit.rules import machine_facts
 from execbench.record.audit.verdicts import exposed
 from execbench.registry.plugins import names
-from execbench.simulate import World
+from execbench.replay import few, replay, world_of
 from execbench.study.load import names as files
 from execbench.study.load import read
 from execbench.study.point import Asked, Cell, Point
 from execbench.study.spec import StudyFile, canonical
 
-__all__ = ["COLUMNS", "MACHINES", "Audit", "Row", "audit", "replay", "rows_of", "text_safety"]
+__all__ = ["COLUMNS", "MACHINES", "OWN", "Audit", "Row", "audit", "replay", "rows_of", "text_safety"]
 
 MACHINES: Final = ("server-64", "amd-invlpgb-128", "arm64-server-128", "riscv64-server-64")
 """One machine of every architecture, and one whose flushes interrupt nobody."""
 SHORT: Final = {"run.duration": "300ms", "run.warmup": "20ms", "run.drain": "100ms"}
 """Simulated time of an audited replication: some hundred functions loaded and freed."""
-FEW: Final = {"bpf": {"client.bpf.loaded": 4, "run.duration": "900ms"}}
+FEW: Final[Mapping[str, Mapping[str, Any]]] = {
+    "bpf": {"client.bpf.loaded": 4, "run.duration": "900ms"},
+    "bcachefs": {"client.bcachefs.nodes": 64, "run.duration": "200ms"},
+}
 """What makes clients free in a short run what they have loaded in it."""
+BOOT: Final = {"run.duration": "20ms"}
+"""A boot's run is shorter, for modules come one behind the other: some dozens of them."""
+OWN: Final = "own"
+"""Instead of a path of publication: every client by its own, where some cannot be told to take another."""
+_Item = tuple[Cell, Mapping[str, str], str]
+"""One run to be made: cell, plugins, path of publication."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Row:
 
     judged: hazard -> judgement, where it was met. exposure: writable aliases in words. future: where unsealed text lay.
     refused: why the machine cannot express the arm; outcome: how the run ended if not well. facts: how many were told.
-    with_s, without_s: seconds of the run with and without listener; same: both runs left the same records.
+    with_s, without_s: seconds of the run with and without listener (0: not run). same: both left the same records.
     """
 
     arm: str
@@ -65,6 +72,8 @@ class Row:
     release: str = ""
     kinds: tuple[str, ...] = ()
     """Kinds of the text that was published."""
+    paths: tuple[str, ...] = ()
+    """The paths by which it was."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,15 @@ class Audit:
     machines: Mapping[str, Mapping[str, str]]
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Machines that nobody named and that cannot run the workload so, and why."""
+    simulated: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """What the audit set to make runs short: dotted key -> (its value, that of the workload's file or None)."""
+    replications: int = 1
 
     @property
     def cost(self) -> float:
-        """How many times longer the runs took for being listened to; 0 if nothing ran."""
-        without = sum(row.without_s for row in self.rows)
-        return sum(row.with_s for row in self.rows) / without if without else 0.0
+        """How many times longer runs took for being listened to, where both were made; 0 if none was."""
+        both = [row for row in self.rows if row.without_s]
+        return sum(row.with_s for row in both) / sum(row.without_s for row in both) if both else 0.0
 
 
 def audit(
@@ -99,9 +111,10 @@ def audit(
 ) -> Audit:
     """Judge a workload on backends (all), machines (one per architecture) and publication paths (all).
 
-    Paths that force nothing are one row: what holds for one of them holds for all. A machine that cannot run this is
+    Paths that force nothing are one row: what holds for one of them holds for all. Where clients have paths of
+    their own that nobody can choose, one row (OWN) judges what they do in its stead. A machine that cannot run this is
     left out unless it was named, or none can. `settings` are KEY=VALUE texts or a mapping of dotted keys; a run takes
-    SHORT unless they say otherwise. Raises InputError before anything runs.
+    SHORT unless they say otherwise. progress(done, total) counts runs, from 0. Raises InputError before anything runs.
     """
     wanted = tuple(paths or PATHS)
     for via in wanted:
@@ -110,7 +123,7 @@ def audit(
     passive = [via for via in wanted if via in PASSIVE]
     runs = passive[:1] + [via for via in wanted if via not in PASSIVE]
     arms = list(backends or names("backends"))
-    work: list[tuple[Cell, Mapping[str, str], str]] = []
+    work: list[_Item] = []
     left_out: dict[str, InputError] = {}
     for machine in machines or [name for name in MACHINES if name in files("machine")]:
         try:
@@ -130,7 +143,10 @@ def audit(
     rows = _rows(work, replications, workers, progress or (lambda done, total: None))
     together = {passive[0]: ", ".join(passive)} if passive else {}
     rows = [replace(row, via=together.get(row.via, row.via)) for row in rows]
-    return Audit(workload, tuple(rows), assumed, {machine: str(error) for machine, error in left_out.items()})
+    said = {key for key, _, _ in Asked.of(set=settings).settings}
+    simulated = {key: one for key, one in _simulated(workload).items() if key not in said}
+    return Audit(workload, tuple(rows), assumed, {machine: str(error) for machine, error in left_out.items()},
+                 simulated, replications)  # fmt: skip
 
 
 def _point(
@@ -138,23 +154,40 @@ def _point(
     settings: Iterable[str] | Mapping[str, Any],
 ) -> Point:  # fmt: skip
     """Return what is simulated on one machine: a short run, unless the settings say how long."""
-    clients = read("workload", workload, "--workload").table.get("client", {})
-    few = {key: value for client, keys in FEW.items() if client in clients for key, value in keys.items()}
-    window = dict(SHORT)
-    if read("workload", workload, "--workload").table.get("workload", {}).get("horizon") == "terminating":
-        del window["run.warmup"]  # there is no steady state to reach
-    short = Asked.of(workload=workload, backends=arms, machine=machine, kernel=kernel, set={**window, **few})
-    asked = replace(short, settings=short.settings + Asked.of(seed=seed, set=settings).settings)
+    short = {key: value for key, (value, _) in _simulated(workload).items()}
+    asked = Asked.of(workload=workload, backends=arms, machine=machine, kernel=kernel, set=short)
+    asked = replace(asked, settings=asked.settings + Asked.of(seed=seed, set=settings).settings)
     return Point(asked, None, StudyFile.model_validate({"study": {}}), {})
 
 
+def _simulated(workload: str) -> dict[str, tuple[Any, Any]]:
+    """Return what the audit sets: dotted key -> (its value, that of the workload's file or None)."""
+    table: Mapping[str, Any] = read("workload", workload, "--workload").table
+    clients = table.get("client", {})
+    short: dict[str, Any] = dict(SHORT)
+    for client, few_keys in FEW.items():
+        short.update(few_keys if client in clients else {})
+    if "module" in clients and clients["module"].get("work", "boot") == "boot":
+        short.update(BOOT)
+    if table.get("workload", {}).get("horizon") == "terminating":
+        del short["run.warmup"]  # there is no steady state to reach
+    return {key: (value, _value(table, key.split("."))) for key, value in short.items()}
+
+
+def _value(table: Any, keys: Sequence[str]) -> Any:
+    """Return what stands at dotted keys of a file, None if nothing does."""
+    for key in keys:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    return table
+
+
 def _rows(
-    work: Sequence[tuple[Cell, Mapping[str, str], str]], replications: int, workers: int,
+    work: Sequence[_Item], replications: int, workers: int,
     progress: Callable[[int, int], None],
 ) -> list[Row]:  # fmt: skip
     """Return one row per item of work, in its order."""
     calls = [
-        (canonical(cell.spec), cell.arm, cell.status, dict(plugins), via, replications)
+        (canonical(cell.spec), cell.arm, cell.status, dict(plugins), via, replications, via == work[0][2])
         for cell, plugins, via in work
         if not cell.refused
     ]
@@ -163,17 +196,20 @@ def _rows(
 
 
 def _computed(calls: Sequence[tuple[Any, ...]], workers: int, progress: Callable[[int, int], None]) -> Iterator[Row]:
+    """Yield the row of each call, in their order."""
+    progress(0, len(calls))
     if workers < 2 or len(calls) < 2:
         for i, call in enumerate(calls, 1):
-            yield rows_of(*call)
+            row = rows_of(*call)
             progress(i, len(calls))
+            yield row
         return
     pool: Executor
     with ProcessPoolExecutor(min(workers, len(calls)), mp_context=get_context("spawn")) as pool:
         futures: list[Future[Row]] = [pool.submit(rows_of, *call) for call in calls]
-        for i, future in enumerate(futures, 1):
-            yield future.result()
+        for i, _ in enumerate(as_completed(futures), 1):
             progress(i, len(calls))
+        yield from (future.result() for future in futures)
 
 
 def _refused(cell: Cell, via: str) -> Row:
@@ -221,38 +257,50 @@ def _told(workload: str, row: Row, via: str, one: Judgement) -> dict[str, Any]:
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def rows_of(spec: str, arm: str, status: str, plugins: Mapping[str, str], via: str, replications: int) -> Row:
-    """Return the row of one spec (canonical JSON) and path: the worst of all replications."""
+def rows_of(
+    spec: str, arm: str, status: str, plugins: Mapping[str, str], via: str, replications: int, first: bool
+) -> Row:
+    """Return the row of one spec (canonical JSON) and path: the worst replication. first: of its arm's paths."""
     resolved = json.loads(spec)
     row: Row | None = None
     for replication in range(replications):
-        one = _row(resolved, arm, status, plugins, via, replication)
+        one = _row(resolved, arm, status, plugins, via, replication, first)
         row = one if row is None else _worse(row, one)
     if row is None:
         raise InputError("--replications", replications, "a number from 1 on", "run at least one")
     return row
 
 
-def _row(spec: dict[str, Any], arm: str, status: str, plugins: Mapping[str, str], via: str, replication: int) -> Row:
+def _row(
+    spec: dict[str, Any], arm: str, status: str, plugins: Mapping[str, str], via: str | None, replication: int,
+    first: bool,
+) -> Row:  # fmt: skip
+    """Return the row of one replication; the first path's is OWN if some clients do not let others choose theirs."""
     machine = spec["machine"]
     begin = time.perf_counter()
-    plain = _world(spec, replication, plugins, via).run()
-    between = time.perf_counter()
     findings, record = replay(spec, replication, via, plugins)
+    between = time.perf_counter()
+    fixed = findings.paths - {via} if via else set()
+    if fixed and first and len(findings.paths) > 1:
+        return _row(spec, arm, status, plugins, None, replication, first)
+    row = Row(arm, machine["name"], machine["arch"], via or OWN, status, verdicts(findings),
+              published=findings.published, release=spec["kernel"]["release"], kinds=tuple(sorted(findings.kinds)),
+              paths=tuple(sorted(findings.paths)))  # fmt: skip
+    if fixed:
+        said = ", ".join(sorted(fixed))
+        return replace(row, judged={}, refused=f"some of its text is published by {said} whatever is asked"
+                       if via in findings.paths else f"its client publishes by {said} only")  # fmt: skip
+    plain = few(world_of(spec, replication, plugins, via)).run() if first else None
     end = time.perf_counter()
-    row = Row(arm, machine["name"], machine["arch"], via, status, verdicts(findings), published=findings.published,
-              release=spec["kernel"]["release"], kinds=tuple(sorted(findings.kinds)))  # fmt: skip
-    if findings.paths - {via}:
-        return replace(row, judged={}, refused=f"its client publishes by {', '.join(sorted(findings.paths))} only")
     return replace(
         row,
         exposure=tuple(exposed(findings, kind) for kind, one in findings.exposures.items() if one.status != "never"),
         future=findings.future,
         outcome="" if record.outcome == "ok" else f"{record.outcome}: {record.detail}",
         facts=findings.facts,
-        with_s=end - between,
-        without_s=between - begin,
-        same=plain.tables == record.tables,
+        with_s=between - begin,
+        without_s=end - between if plain else 0.0,
+        same=plain is None or plain.tables == record.tables,
     )
 
 
@@ -272,78 +320,5 @@ def _worse(one: Row, other: Row) -> Row:
         future=tuple(sorted({*one.future, *other.future})), published=one.published + other.published,
         outcome=one.outcome or other.outcome, facts=one.facts + other.facts, with_s=one.with_s + other.with_s,
         without_s=one.without_s + other.without_s, same=one.same and other.same,
-        kinds=tuple(sorted({*one.kinds, *other.kinds})),
+        kinds=tuple(sorted({*one.kinds, *other.kinds})), paths=tuple(sorted({*one.paths, *other.paths})),
     )  # fmt: skip
-
-
-def replay(
-    spec: dict[str, Any], replication: int, via: str | None = None, plugins: Mapping[str, str] | None = None,
-    change: Callable[[World], None] = lambda world: None,
-) -> tuple[Findings, Any]:  # fmt: skip
-    """Run one replication with its facts recorded; return what they permit, and the replication's record.
-
-    `via` is the path by which everything is published, None the clients' own. `change` may alter the world before it
-    runs, as tests do to break it.
-    """
-    world = _world(spec, replication, plugins or {}, via)
-    change(world)
-    log = FactLog()
-    world.machine.probe.attach(log)
-    world.backend = _Told(world.backend, log)
-    record = world.run()
-    return analyse(log, platform_of(spec, world)), record
-
-
-def platform_of(spec: Mapping[str, Any], world: World) -> Platform:
-    """Return what the analysis must know of the machine and the API besides the facts."""
-    machine = spec["machine"]
-    return Platform(
-        machine["arch"],
-        machine.get("features", {}),
-        retries=spec["backend"]["params"].get("sync") == "trap-and-retry",
-        page=machine["kernel"].get("page_size", 4096),
-        cpus=machine["topology"]["cpus"],
-        tasks_rcu=world.machine.flavours.tasks is not None,
-    )
-
-
-def _world(spec: dict[str, Any], replication: int, plugins: Mapping[str, str], via: str | None) -> World:
-    world = World(spec, replication, plugins)
-    if via is not None:
-        world.clients = [_Published(client, via) for client in world.clients]
-    return world
-
-
-class _Published:
-    """A client whose text is published by a given path."""
-
-    def __init__(self, client: Any, via: str) -> None:
-        self._client = client
-        self._via = via
-
-    def start(self, setting: Setting) -> None:
-        setting.publication = self._via
-        self._client.start(setting)
-
-
-class _Told:
-    """A backend whose calls of `write` are facts: what it does not store at its address lies in plain memory."""
-
-    def __init__(self, backend: Any, log: FactLog) -> None:
-        self._backend = backend
-        self._log = log
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def alloc(self, k: Kernel, s: Any, reqs: Sequence[Request]) -> Proc[tuple[Region, ...]]:
-        return self._backend.alloc(k, s, reqs)  # type: ignore[no-any-return]
-
-    def write(self, k: Kernel, s: Any, region: Region, image: Image) -> Proc[None]:
-        self._tell(k, region, True)
-        yield from self._backend.write(k, s, region, image)
-        self._tell(k, region, False)
-
-    def _tell(self, k: Kernel, region: Region, begins: bool) -> None:
-        hear = self._log.verb  # type: ignore[attr-defined]
-        k.task.cpu.mark(lambda at: hear(at, k.task, "write", region, begins))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,9 @@ Machines = Annotated[
 WIDTH = 100
 SHORT = ("arch", "proto", "nomech", "mech", "VIOL")
 """The ladder in the table, best first."""
+UNSEALED = {"text": "its own mapping", "direct-map": "the direct map", "fixmap": "a fixmap slot",
+            "scratch": "a scratch copy"}  # fmt: skip
+"""Where text lay that was not sealed yet, in words."""
 HEAD = {1: "1 stale", 2: "2 torn", 3: "3 fault", 4: "4 transl", 5: "5 freed", 6: "6 W^X"}
 """The hazards as heads of columns."""
 
@@ -50,7 +54,7 @@ def audit(
         raise InputError("--replications", replications, "a number from 1 on", "leave it out to run one")
     found = api.audit(workload, backends=backend, machines=machine, kernel=kernel, replications=replications or 1,
                       seed=seed, set=set_ or (), out=out, workers=options.jobs_or_all(jobs),
-                      progress=_progress)  # fmt: skip
+                      progress=_progress())  # fmt: skip
     if not any(row.judged or row.outcome for row in found.rows):
         raise NothingMeasured(*_nothing(found))
     print(json.dumps(_plain(found), indent=1) if as_json else "\n".join(_text(found)))
@@ -64,19 +68,34 @@ def _nothing(found: Audit) -> tuple[str, str]:
     return f"nothing to judge: workload {found.workload} on {arms} ({why})", "see `execbench list backends --matrix`"
 
 
-def _progress(done: int, total: int) -> None:
-    if done == total or (done % 20 == 0 and not sys.stderr.isatty()):
-        print(f"execbench: audited {done} of {total}", file=sys.stderr, flush=True)
+def _progress() -> Callable[[int, int], None]:
+    """Return what says on stderr how many runs there are, and now and then how many are done."""
+    from execbench.cli.render import EVERY_S
+
+    begin = said_at = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said_at
+        now = time.monotonic()
+        if done and done < total and now - said_at < EVERY_S:
+            return
+        said_at = now
+        words = f"{done} of {total} runs after {now - begin:.0f} s" if done else f"auditing {total} runs"
+        print(f"execbench: {words}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 # --- as text ----------------------------------------------------------------------------------------------------------
 
 
 def _text(found: Audit) -> Iterator[str]:
+    from execbench.audit import OWN
     from execbench.kernel.publish import PASSIVE
     from execbench.record.audit import HAZARDS, Verdict
 
     yield from _folded(f"Text safety of workload {found.workload}: what the architecture permits, not what chance did")
+    yield from _folded(_simulated(found))
     yield ""
     head = ["API", "published by", *(HEAD[number] for number in HAZARDS)]
     for machine in dict.fromkeys(row.machine for row in found.rows):
@@ -93,11 +112,31 @@ def _text(found: Audit) -> Iterator[str]:
     yield from _folded(f"Hazards: {hazards}. 6 names the worst alias through which text that was executable could be "
                        "written (win: in windows; perm: as long as it lives).")  # fmt: skip
     yield from _folded(f"passive: {', '.join(PASSIVE)}, which force nothing: one verdict holds for all of them.")
+    own = sorted({path for row in found.rows if row.via == OWN for path in row.paths})
+    if own:
+        yield from _folded(f"{OWN}: every client publishes as it does in the kernel, by {', '.join(own)}. The worst "
+                           "of all its texts counts, those among them that the kernel allocates itself.")  # fmt: skip
     yield ""
     yield from _exposures(found)
     yield from _clauses(found)
     yield from _assumed(found)
     yield from _folded(_cost(found))
+
+
+def _simulated(found: Audit) -> str:
+    """Return what was simulated of the workload, and what the audit left out of it."""
+    from execbench.replay import RELOCATIONS
+
+    short = ", ".join(
+        f"{key}={value}" + ("" if file is None else f" (its file: {file})")
+        for key, (value, file) in found.simulated.items()
+    )
+    runs = "1 replication" if found.replications == 1 else f"{found.replications} replications"
+    return (
+        f"Simulated: {runs} of each line" + (f", with {short}" if short else "") + f"; of each image's relocations "
+        f"{RELOCATIONS} at most. Verdicts rest on what the API does to a text, not on how often: "
+        "--set KEY=VALUE for more."
+    )
 
 
 def _merged(rows: list[Row]) -> list[list[str]]:
@@ -147,9 +186,13 @@ def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
 
 def _not_applicable(rows: list[Row]) -> Iterator[str]:
     """Yield which arms have no line, or none for a path, and why."""
+    from execbench.audit import OWN
+
     reasons: dict[tuple[str, str], list[str]] = {}
     for arm in dict.fromkeys(row.arm for row in rows):
         mine = [row for row in rows if row.arm == arm]
+        if any(row.via == OWN for row in mine):
+            mine = [row for row in mine if not row.refused]  # the line says what is published by which paths
         for reason in dict.fromkeys(row.refused for row in mine if row.refused):
             vias = ", ".join(_path(row.via) for row in mine if row.refused == reason)
             which = "" if all(row.refused for row in mine) else f" by {vias}"
@@ -164,8 +207,9 @@ def _exposures(found: Audit) -> Iterator[str]:
     yield "Writable aliases while text was executable, and where any CPU could write it before it was sealed"
     for row in _one_path(found):
         aliases = "; ".join(row.exposure) or "never"
-        future = f"before: {', '.join(row.future)}" if row.future else "before: nowhere"
-        yield from _folded(f"  {row.arm} on {row.machine}: {aliases}; {future}")
+        before = " and ".join(UNSEALED.get(place, place) for place in row.future) or "nowhere"
+        yield from _folded(f"  {row.arm} on {row.machine}: {aliases}; before it was sealed, in {before}"
+                           .replace("in nowhere", "nowhere"))  # fmt: skip
     yield ""
 
 
@@ -223,13 +267,16 @@ def _assumed(found: Audit) -> Iterator[str]:
 
 
 def _cost(found: Audit) -> str:
-    ran = sum(1 for row in found.rows if not row.refused)
-    seconds, plain = sum(row.with_s for row in found.rows), sum(row.without_s for row in found.rows)
-    facts = sum(row.facts for row in found.rows)
-    same = "the same records" if all(row.same for row in found.rows) else "OTHER RECORDS, which is a bug"
+    ran = [row for row in found.rows if not row.refused]
+    both = [row for row in ran if row.without_s]
+    facts = sum(row.facts for row in ran)
+    told = f"Cost: {len(ran)} runs took {sum(row.with_s for row in ran):.1f} s with their {facts} facts told and judged"
+    if not both:
+        return f"{told}."
+    same = "left the same records" if all(row.same for row in both) else "left OTHER RECORDS, which is a bug"
     return (
-        f"Cost: {ran} runs took {seconds:.1f} s with their {facts} facts told and judged, {plain:.1f} s without "
-        f"(x {found.cost:.2f}), and left {same}."
+        f"{told}; {len(both)} of them were made again with nobody listening (x {found.cost:.2f} with somebody) "
+        f"and {same}."
     )
 
 

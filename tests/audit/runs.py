@@ -6,8 +6,9 @@ import json
 from functools import cache
 from typing import Any
 
-from execbench.audit import SHORT, replay
+from execbench.audit import SHORT
 from execbench.record.audit import Findings, Judgement, verdicts
+from execbench.replay import replay
 from execbench.simulate import World
 from execbench.study.expand import Asked, expand
 

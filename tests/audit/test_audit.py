@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from execbench.audit import MACHINES, audit
+from execbench.audit import MACHINES, OWN, audit
 from execbench.cli import main
+from execbench.contract import Image
 from execbench.errors import InputError
 from execbench.kernel.publish import PATHS
+from execbench.replay import RELOCATIONS, few
 
 FAST = {"machine.topology.cpus": 4, "run.duration": "60ms", "run.warmup": "5ms", "run.drain": "20ms"}
 
@@ -71,6 +74,13 @@ def test_workers_make_the_same_table():
     serial = small("module_alloc", machines=["server-64"])
     spawned = small("module_alloc", machines=["server-64"], workers=2)
     assert [(row.via, row.judged) for row in serial.rows] == [(row.via, row.judged) for row in spawned.rows]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_counts_every_run_from_none_to_all(workers):
+    said = []
+    small("module_alloc", machines=["server-64"], workers=workers, progress=lambda *counts: said.append(counts))
+    assert said == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_input_is_checked():
@@ -138,3 +148,40 @@ def test_the_default_machines_are_one_of_each_architecture():
     tables = [machine_tables(name)[0] for name in MACHINES]
     assert {table["arch"] for table in tables} == {"x86_64", "arm64", "riscv64"}
     assert any(table["features"].get("invlpgb") for table in tables)
+
+
+MIXED = {"machine.topology.cpus": 8, "run.duration": "900ms"}
+
+
+def test_clients_with_paths_of_their_own_are_judged_by_these():
+    found = audit("kprobes", backends=["execmem"], machines=["server-64"], settings=MIXED)
+    own, *others = found.rows
+    assert own.via == OWN
+    assert {"text-poke", "ftrace"} <= set(own.paths)
+    assert own.judged
+    assert [row.via for row in others] == ["text-poke", "ftrace"]
+    assert all(row.refused and not row.judged for row in others)
+    assert "by ftrace whatever is asked" in others[0].refused
+
+
+def test_only_the_first_path_of_an_arm_runs_without_listener():
+    rows = small("bpf_prog_pack", machines=["server-64"]).rows
+    assert [row.without_s > 0 for row in rows] == [True, False, False]
+    assert all(row.with_s > 0 for row in rows)
+
+
+def test_an_audit_says_what_it_made_short_and_what_was_asked_instead():
+    found = audit("module-churn", backends=["execmem"], machines=["server-64"], paths=["pointer"],
+                  settings={"run.duration": "60ms", "run.drain": "20ms"})  # fmt: skip
+    assert found.simulated == {"run.warmup": ("20ms", "1s")}
+
+
+@pytest.mark.parametrize("patches", [0, RELOCATIONS, RELOCATIONS + 1, 5000])
+def test_few_relocations_of_an_image_are_written(patches):
+    class Kept:
+        def write(self, k, s, region, image):
+            return image
+
+    world = SimpleNamespace(backend=Kept())
+    written = few(world).backend.write(None, None, None, Image(1, 65536, patches))
+    assert written == Image(1, 65536, min(patches, RELOCATIONS))

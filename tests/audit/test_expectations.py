@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from execbench.audit import replay
 from execbench.kernel.sync import POLICIES, refusal
 from execbench.record.audit import FactLog, Verdict, verdicts
 from execbench.record.audit.verdicts import exposed
+from execbench.replay import replay
 from tests.audit.runs import ARCHITECTURES, audited, judged, spec_of
 
 PASSIVE, PATCHED = "pointer", "text-poke"

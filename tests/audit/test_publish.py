@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from execbench.audit import replay
 from execbench.contract import Region, Setting, TextKind
 from execbench.kernel.publish import PASSIVE, PATHS, publish
+from execbench.replay import replay
 from tests.audit.runs import spec_of
 from tests.kernel.bench import Bench
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 KEPT: Final = (
     "alias", "fetch", "flush", "freed", "icache", "map", "reach", "serialize", "store", "unreach", "verb", "window",
 )  # fmt: skip
-"""Events of a task's plan that the audit keeps; `verb` is told by execbench.audit, the others by the facade."""
+"""Events of a task's plan that the audit keeps; `verb` is told by execbench.replay, the others by the facade."""
 
 GENERATION: Final = "text_generation"
 """The primitive by which a writer asks every CPU to synchronize on its next entry (execbench.kernel.sync)."""

@@ -97,4 +97,6 @@ def exposed(findings: Findings, kind: str) -> str:
     if one.status == "permanent":
         return f"{name}: permanent"
     who = REACHED_FROM.get(kind, "all CPUs")
-    return f"{name}: windows, {one.windows} of them, the longest {show_time(one.longest)}, from {who}"
+    if one.windows == 1:
+        return f"{name}: one window ({show_time(one.longest)}), from {who}"
+    return f"{name}: windows ({one.windows}, the longest {show_time(one.longest)}), from {who}"
