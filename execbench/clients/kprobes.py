@@ -47,8 +47,9 @@ class KprobesClient(Arriving):
     """Threads that attach a batch of probes and, once they have `attached` batches, take their oldest one off.
 
     `through` perf each probe is registered disabled, then enabled, and goes through a tracepoint's grace periods when
-    it is closed; through the kernel's own interface a batch is registered and unregistered by one call. Slots come from
-    the backend if it serves kprobes, else from the release.
+    it is closed, with event_mutex held: who attaches or closes meanwhile waits for them. Through the kernel's own
+    interface a batch is registered and unregistered by one call. Slots come from the backend if it serves kprobes, else
+    from the release.
     """
 
     name: ClassVar[str] = "kprobes"
@@ -147,7 +148,7 @@ class _Run:
             yield from loop.done(k, turn)
 
     def attach(self, k: Kernel, turn: Turn) -> Proc[list[Kprobe]]:
-        """perf_event_open and PERF_EVENT_IOC_ENABLE for each probe, or register_kprobes."""
+        """perf_event_open for each probe (perf_kprobe_init: register_kprobe, then enabling), or register_kprobes."""
         perf = self.params.through == "perf"
         batch = [self._probe(turn.row[DRAWS * i :]) for i in range(self.params.probes)]
         k.begin(turn.operation, "register")
@@ -162,22 +163,28 @@ class _Run:
             yield from register_kprobe(k, self.kprobes, p, disabled=perf)
             if perf:
                 k.phase("arm")
-                yield from enable_kprobe(k, self.kprobes, p)
+                with (yield from k.lock("event_mutex")):
+                    yield from enable_kprobe(k, self.kprobes, p)
                 k.phase("register")
         end(k)
         return batch
 
     def detach(self, k: Kernel, batch: list[Kprobe], number: int) -> Proc[None]:
-        """Close of each event (perf_trace_event_unreg, then unregister_kprobe), or unregister_kprobes."""
+        """Close of each event (perf_kprobe_destroy), or unregister_kprobes.
+
+        perf_trace_event_unreg disables the probe and waits, both with event_mutex held; destroy_local_trace_kprobe
+        unregisters it behind that.
+        """
         k.begin(self.setting.operation("kprobes", "detach", number, k.now), "disarm")
         k.task.site = "unregister_kprobes"
         if self.params.through == "perf":
             for p in batch:
                 k.spend("syscall")
                 k.spend("client.kprobes.perf_detach")
-                yield from disable_kprobe(k, self.kprobes, p)
-                k.phase("tracepoint")
-                yield from tracepoint_synchronize_unregister(k)
+                with (yield from k.lock("event_mutex")):
+                    yield from disable_kprobe(k, self.kprobes, p)
+                    k.phase("tracepoint")
+                    yield from tracepoint_synchronize_unregister(k)
                 k.phase("unregister")
                 yield from unregister_kprobes(k, self.kprobes, [p])
                 k.phase("disarm")

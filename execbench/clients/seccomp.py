@@ -43,7 +43,7 @@ COSTS = {
         estimate=Estimate("1.5ns", "0.7ns", "5ns", "assumed: a load, a compare and a mispredicted jump now and then"),
     ),
     "release": Entry(
-        "filter", "give one filter up when its last task is reaped (__seccomp_filter_release, bpf_prog_destroy)",
+        "filter", "give one filter up when its last task is gone (__seccomp_filter_release, bpf_prog_destroy)",
         estimate=Estimate("0.3us", "0.1us", "1us", "assumed: two reference counts and two kfree"),
     ),
     "free_fixed": Entry(
@@ -212,7 +212,10 @@ class _Run:
     # --- exit(2) ----------------------------------------------------------------------------------------------------
 
     def _exit(self, k: Kernel, mine: Sequence[Installed], number: int) -> Proc[None]:
-        """seccomp_filter_release: the last task that had them is reaped, so nobody can be inside; no grace period."""
+        """seccomp_filter_release: the last task that had them is gone, so nobody can be inside; no grace period.
+
+        6.1 releases them when the task is reaped (release_task), 6.12 and later when it exits (do_exit).
+        """
         yield from k.settle()
         k.begin(self.setting.operation("seccomp", "exit", number, k.now), "release")
         k.task.site = "seccomp_filter_release"

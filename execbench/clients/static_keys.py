@@ -44,7 +44,7 @@ class StaticKeys(Arriving):
     data: str = field(default="static_keys.csv", metadata={"kind": "data", "columns": COLUMNS})
     """Rows key, arch, release, sites; see `keys_of` for which of them count."""
     sites: int | None = None
-    """Branches of every key instead: from 1 (a tracepoint's) to some hundreds (schedstats, memory cgroups)."""
+    """Branches of every key instead, in vmlinux: from 1 (a tracepoint's) to hundreds (schedstats, memory cgroups)."""
     storm: int = 1
     """Keys flipped by one operation, as a tracer does that enables many tracepoints."""
     think: Dist = field(default=Exponential(100e6), metadata={"unit": "time"})
@@ -66,6 +66,9 @@ class StaticKeys(Arriving):
 def keys_of(rows: Sequence[Row], arch: str, release: str) -> list[int]:
     """Return the branches of the keys known for a kernel: of its architecture, else of x86_64; of its release, else of
     the newest one.
+
+    All of them are in vmlinux: a flip was 3 rounds (x86_64) or one kick (arm64), and a module that asks the key would
+    have added as many again (kernel/jump_label.c: __jump_label_mod_update).
     """
     here = [row for row in rows if row["arch"] == arch] or [row for row in rows if row["arch"] == "x86_64"]
     if not any(row["release"] == release for row in here):

@@ -1,8 +1,8 @@
 """BPF trampolines: text between a kernel function and the programs attached to it (kernel/bpf/trampoline.c).
 
-Left out: freplace (a program that replaces another's function), IPMODIFY sharing with livepatch, and the walk over
-ftrace's records. Whoever is inside the original function when an image with fexit programs dies is taken to be out by
-the end of the first grace period (percpu_ref).
+Left out: freplace (a program that replaces another's function) and IPMODIFY sharing with livepatch. Whoever is inside
+the original function when an image with fexit programs dies is taken to be out by the end of the first grace period
+(percpu_ref).
 """
 
 from __future__ import annotations

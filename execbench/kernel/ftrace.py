@@ -155,20 +155,33 @@ def ftrace_startup(k: Kernel, ops: FtraceOps) -> Proc[None]:
     if k.arch.name == "x86_64" and not ops.direct:
         yield from arch_ftrace_update_trampoline(k, ops)
     function = ftrace.update_function()
-    k.spend("list_walk", ftrace.records)  # ftrace_hash_rec_enable, ftrace_hash_rec_disable
+    ftrace_hash_update_ipmodify(k, ops)
+    k.spend("list_walk", ftrace.until_last(ops.sites))  # ftrace_hash_rec_enable
     if ops.sites or function:
         yield from ftrace_run_update_code(k, ops.sites, function)
 
 
+def ftrace_hash_update_ipmodify(k: Kernel, ops: FtraceOps) -> None:
+    """Look at all records for ops that are direct or ipmodify: these must agree on a site (..._update_ipmodify)."""
+    if ops.direct or ops.ipmodify:
+        k.spend("list_walk", k.shared.ftrace.records)
+
+
 def _shutdown(k: Kernel, ops: FtraceOps) -> Proc[None]:
-    """ftrace_shutdown of these ops: the code first; if they may be freed, the waits, then their trampoline."""
+    """ftrace_shutdown of these ops: the code first; if they may be freed, the waits, then their trampoline.
+
+    Behind the code of the last ops all records are looked at: none may be called for any more.
+    """
     yield from k.settle()
     ftrace = k.shared.ftrace
     ftrace.ops.remove(ops)
     function = ftrace.update_function()
-    k.spend("list_walk", ftrace.records)  # ftrace_hash_rec_enable, ftrace_hash_rec_disable
+    ftrace_hash_update_ipmodify(k, ops)
+    k.spend("list_walk", ftrace.until_last(ops.sites))  # ftrace_hash_rec_disable
     if ops.sites or function:
         yield from ftrace_run_update_code(k, ops.sites, function)
+        if not ftrace.ops:
+            k.spend("list_walk", ftrace.records)
     if ops.dynamic:
         region, ops.trampoline = ops.trampoline, None
         if region is not None:
@@ -190,15 +203,28 @@ def ftrace_shutdown(k: Kernel) -> Proc[None]:
 
 
 def ftrace_set_hash(k: Kernel, ops: FtraceOps, sites: int) -> Proc[None]:
-    """Add or remove `sites` (negative) of the filter; ops that are registered change code (ftrace_ops_update_code)."""
+    """Add or remove `sites` (negative) of the filter; takes ftrace_lock."""
     with (yield from k.lock("ftrace_lock")):
         k.count("ftrace_set_hash")
-        if ops.sites:  # the old hash goes after a grace period (free_ftrace_hash_rcu)
-            yield from k.call_rcu(lambda: None)
-        yield from k.settle()
-        ops.sites += sites
-        if ops in k.shared.ftrace.ops:
-            yield from ftrace_run_update_code(k, abs(sites))
+        yield from ftrace_hash_move_and_update_ops(k, ops, sites)
+
+
+def ftrace_hash_move_and_update_ops(k: Kernel, ops: FtraceOps, sites: int) -> Proc[None]:
+    """Put a new filter in the place of the old one, which goes after a grace period; the caller holds ftrace_lock.
+
+    Ops that are registered have their records updated twice, for the old filter and for the new one
+    (ftrace_hash_move), and then change code (ftrace_ops_update_code).
+    """
+    yield from k.settle()
+    ftrace, old = k.shared.ftrace, ops.sites
+    ops.sites += sites
+    if ops in ftrace.ops:
+        ftrace_hash_update_ipmodify(k, ops)
+        k.spend("list_walk", ftrace.until_last(old))  # ftrace_hash_rec_disable_modify
+        k.spend("list_walk", ftrace.until_last(ops.sites))  # ftrace_hash_rec_enable_modify
+        yield from ftrace_run_update_code(k, abs(sites))
+    if old:
+        yield from k.call_rcu(lambda: None)  # free_ftrace_hash_rcu
 
 
 def arch_ftrace_update_trampoline(k: Kernel, ops: FtraceOps) -> Proc[None]:

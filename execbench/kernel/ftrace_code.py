@@ -40,8 +40,18 @@ class Ftrace:
     tracepoint_srcu: Srcu = field(default_factory=Srcu)
     """The domain in whose readers probes of tracepoints run (kernel/tracepoint.c)."""
     records: int = 60_000
-    """Functions that may be called from: all of them are looked at for each change (do_for_each_ftrace_rec). A Debian
-    kernel has 60,788 return sites (6.12, amd64), modules come on top; 45,000 to 90,000."""
+    """Functions that may be called from: each change walks them several times (do_for_each_ftrace_rec). A Debian kernel
+    has 60,788 return sites (6.12, amd64), modules come on top; 45,000 to 90,000."""
+
+    def until_last(self, sites: int) -> int:
+        """Return how many records are looked at until all `sites` of a filter are found (__ftrace_hash_rec_update).
+
+        The last of c sites at random places among n records is expected at c (n + 1) / (c + 1), here rounded: the mean
+        is exact, that places vary is left out (a single site's: evenly, 1 to n). All are, if all functions are traced.
+        """
+        if sites >= self.records:
+            return self.records
+        return (sites * (self.records + 1) + (sites + 1) // 2) // (sites + 1)
 
     def update_function(self) -> bool:
         """Choose the function for the ops there are, and say whether the code must follow (update_ftrace_function).

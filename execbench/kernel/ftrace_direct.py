@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from execbench.kernel.ftrace import (
     FtraceOps,
-    ftrace_set_hash,
+    ftrace_hash_move_and_update_ops,
+    ftrace_hash_update_ipmodify,
     register_ftrace_function_nolock,
     unregister_ftrace_function,
 )  # fmt: skip
@@ -94,11 +95,12 @@ def modify_ftrace_direct(k: Kernel, direct: DirectFunctions, ops: FtraceOps) -> 
     """Let a direct call site go to another trampoline (modify_ftrace_direct; update_ftrace_direct_mod on 7.x).
 
     Other ops at the same site force it to the list function, where the new target is read; taking them away lets the
-    site be patched to the new target.
+    site be patched to the new target. In between all records are looked at once more, for the ops themselves.
     """
     with (yield from k.lock("direct_mutex")):
         k.count("modify_ftrace_direct")
         yield from register_ftrace_function_nolock(k, direct.tmp_ops)
+        ftrace_hash_update_ipmodify(k, ops)
         with (yield from k.lock("ftrace_lock")):
             k.spend("list_walk")
         yield from unregister_ftrace_function(k, direct.tmp_ops)
@@ -124,9 +126,12 @@ def unregister_ftrace_direct(k: Kernel, direct: DirectFunctions, ops: FtraceOps)
 
 
 def _change(k: Kernel, ops: FtraceOps, sites: int) -> Proc[None]:
-    """Add a site to ops that are registered, or take one away; their old filter is freed behind a grace period."""
-    yield from ftrace_set_hash(k, ops, sites)
-    yield from k.call_rcu(_freed)
+    """Add a site to ops that are registered, or take one away (ftrace_update_ops).
+
+    One callback frees their old filter; the one that was made for the change had to be copied and is freed at once.
+    """
+    with (yield from k.lock("ftrace_lock")):
+        yield from ftrace_hash_move_and_update_ops(k, ops, sites)
 
 
 def _freed() -> None:

@@ -16,7 +16,8 @@ def jump_label_update(k: Kernel, sites: int) -> Proc[None]:
 
     A key without branches costs its locks. All releases patch a key's branches as one batch on x86_64
     (HAVE_JUMP_LABEL_BATCH: arch_jump_label_transform_queue, _apply), one by one and with one synchronization at the end
-    elsewhere (k.patch_text).
+    elsewhere (k.patch_text). All `sites` are vmlinux's: what modules have of a key is patched apart, module by module
+    (__jump_label_mod_update), with rounds of its own, which is left out.
     """
     k.count("cpus_read_lock")
     with (yield from k.lock("jump_label_mutex")):

@@ -2,6 +2,8 @@
 
 mm/slab_common.c (kernel/rcu/tree.c before 6.15): kvfree_call_rcu, kfree_rcu_monitor, kfree_rcu_work. A full block is
 handed on a jiffy later; what fills no block would wait for the timer of 5 s, which is not modelled: it stays queued.
+The work runs on the CPU that queued it, as on 6.1 (system_wq); 6.12 and later let it run anywhere (rcu_reclaim_wq,
+WQ_UNBOUND), and their monitor first frees the blocks whose grace period is over (kvfree_rcu_drain_ready): left out.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -15,10 +16,12 @@ from execbench.backends.execmem import Execmem
 from execbench.backends.jit_text_alloc import JitTextAlloc
 from execbench.backends.jitalloc_slab import JitallocSlab
 from execbench.backends.module_alloc import ModuleAlloc
-from execbench.clients.kprobes import BackendSlots, KprobesClient
+from execbench.clients.arrivals import Turn
+from execbench.clients.kprobes import COSTS, DRAWS, BackendSlots, KprobesClient, _Run
 from execbench.contract import Image, Proc, Setting, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.kprobe_slots import InsnCache, Slot, free_insn_slot, get_insn_slot
+from execbench.kernel.kprobes import Kprobe
 from execbench.kernel.phases import together
 from tests.kernel.bench import Bench
 
@@ -125,6 +128,95 @@ def test_a_batch_waits_once_through_the_kernel_and_twice_a_probe_through_perf(th
     operations = results.table("totals").set_index("kind").loc["detach", "operations"]
     assert operations >= 3
     assert mine["count"].sum() == grace_periods * operations
+
+
+class Watched(Bench):
+    """Batches of kprobes, none of which becomes a jump; `log` has what was counted, and event_mutex in brackets."""
+
+    def __init__(self, release: str, through: Literal["perf", "kernel"], probes: int) -> None:
+        super().__init__(release=release)
+        self.shared.rates.update({f"client.kprobes.{name}": (0, None) for name in COSTS})
+        self.setting = setting_of(self, Execmem())
+        self.client = _Run(KprobesClient(through=through, probes=probes, entry=0.0, optimizable=0.0), self.setting)
+        self.row = [0.5] * DRAWS * probes
+        self.log: list[str] = []
+
+    def lock(self, t: int, task: object, name: str, kind: str, taken: bool) -> None:
+        if name == "event_mutex":
+            self.log.append("[" if taken else "]")
+
+    def call(self, at: int, task: object, primitive: str, units: int) -> None:
+        ours = ("register_kprobe", "arch_arm_kprobe", "arch_disarm_kprobe", "unregister_kprobes")
+        if primitive in ours or primitive.startswith("synchronize_"):
+            self.log.append(primitive)
+
+    def attach(self, k: Kernel) -> Proc[list[Kprobe]]:
+        return self.client.attach(k, Turn(self.setting.operation("kprobes", "attach", 0, k.now), 0, k.now, self.row))
+
+    def detach(self, k: Kernel, batch: list[Kprobe]) -> Proc[None]:
+        return self.client.detach(k, batch, 0)
+
+
+WAITS = {
+    "6.1": ["synchronize_srcu", "synchronize_rcu"],
+    "6.12": ["synchronize_srcu", "synchronize_rcu"],
+    "6.18": ["synchronize_rcu_tasks_trace", "synchronize_rcu"],
+    "7.3": ["synchronize_rcu_tasks_trace", "synchronize_srcu"],
+}
+"""tracepoint_synchronize_unregister."""
+
+
+@pytest.mark.parametrize("release", WAITS)
+def test_perf_holds_event_mutex_over_arming_and_over_disarming_with_its_waits(release: str) -> None:
+    """Registering comes before it, unregistering with a grace period of its own behind it."""
+    bench = Watched(release, "perf", probes=2)
+
+    def body(k: Kernel) -> Proc[None]:
+        yield from bench.detach(k, (yield from bench.attach(k)))
+
+    bench.task(body)
+    bench.run()
+    attach = ["register_kprobe", "[", "arch_arm_kprobe", "]"]
+    detach = ["[", "arch_disarm_kprobe", *WAITS[release], "]", "unregister_kprobes", "synchronize_rcu"]
+    assert bench.log == 2 * attach + 2 * detach
+
+
+def test_the_kernels_own_interface_takes_no_event_mutex() -> None:
+    bench = Watched("6.12", "kernel", probes=2)
+
+    def body(k: Kernel) -> Proc[None]:
+        yield from bench.detach(k, (yield from bench.attach(k)))
+
+    bench.task(body)
+    bench.run()
+    attach = ["register_kprobe", "arch_arm_kprobe"]
+    assert bench.log == [*2 * attach, "unregister_kprobes", *["arch_disarm_kprobe"] * 2, "synchronize_rcu"]
+
+
+@pytest.mark.parametrize("release", WAITS)
+def test_who_attaches_is_armed_when_the_waits_of_who_closes_are_over(release: str) -> None:
+    bench = Watched(release, "perf", probes=1)
+    batch: list[Kprobe] = []
+
+    def first(k: Kernel) -> Proc[None]:
+        batch.extend((yield from bench.attach(k)))
+
+    bench.task(first)
+    bench.run()
+    bench.log.clear()
+    began = bench.machine.engine.now
+    bench.task(lambda k: bench.detach(k, batch), start=began)
+    bench.task(bench.attach, cpu=1, start=began + 1_000)
+    bench.run()
+    until = bench.log[: bench.log.index("arch_arm_kprobe")]
+    assert until.index("register_kprobe") < until.index("]")
+    assert [name for name in until if name != "register_kprobe"][:5] == [
+        "[",
+        "arch_disarm_kprobe",
+        *WAITS[release],
+        "]",
+    ]
+    assert bench.shared.locks["event_mutex"].contended == 1
 
 
 def test_phases_that_come_back_are_laid_together_and_tile_the_operation() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import pytest
@@ -149,6 +152,75 @@ def test_arm64_has_one_call_to_the_function_until_its_sites_name_their_ops(relea
     counts = do(bench, lambda k: register_ftrace_function(k, ops))
     assert counts["ftrace_update_ftrace_func"] == 2 * patches
     assert (counts["round"], counts["aarch64_insn_patch_text_nosync"]) == (1, 1 + 2 * patches)
+
+
+# --- records that are walked ------------------------------------------------------------------------------------------
+
+ALL = Ftrace().records
+ONE, TWO = 30_001, 40_001
+"""Where the last of one site, of two, is expected: 60,001 / 2 and 60,001 * 2 / 3, rounded."""
+KINDS: dict[str, tuple[Callable[[], FtraceOps], list[int]]] = {
+    "plain": (lambda: FtraceOps("plain", 1, dynamic=False), []),
+    "direct": (static, [ALL]),
+    "ipmodify": (lambda: FtraceOps("patch", 1, ipmodify=True), [ALL]),
+}
+"""Ops, and the walk of __ftrace_hash_update_ipmodify."""
+
+
+def walks(bench: Bench, step: Step) -> list[int]:
+    """The walks over records that one step makes, in their order; those over shorter lists are left out."""
+    do(bench, step)
+    return [n for cost, n in bench.spent if cost == "list_walk" and n > 1_000]
+
+
+@pytest.mark.parametrize("records", range(1, 9))
+def test_a_walk_that_ends_at_the_last_site_is_as_long_as_it_is_on_average(records: int) -> None:
+    state = Ftrace(records=records)
+    for sites in range(1, records + 1):
+        last = [max(places) for places in combinations(range(1, records + 1), sites)]
+        mean = Fraction(sum(last), comb(records, sites))
+        assert abs(state.until_last(sites) - mean) <= Fraction(1, 2)
+    assert (state.until_last(0), state.until_last(records + 5)) == (0, records)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize(("arch", "code"), [("x86_64", 2 * ALL), ("arm64", ALL), ("riscv64", ALL)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_change_walks_the_records_as_often_as_the_kernel_does(
+    arch: str, release: str, code: int, kind: str
+) -> None:
+    """To share sites, to count who calls (twice for another filter), to change code, and behind the last ops."""
+    bench = Bench(arch, release)
+    make, shares = KINDS[kind]
+    ops, other = make(), static(name="other")
+    assert walks(bench, lambda k: register_ftrace_function(k, ops)) == [*shares, ONE, code]
+    assert walks(bench, lambda k: ftrace_set_hash(k, ops, 1)) == [*shares, ONE, TWO, code]
+    assert walks(bench, lambda k: ftrace_set_hash(k, ops, -1)) == [*shares, TWO, ONE, code]
+    do(bench, lambda k: register_ftrace_function(k, other))
+    assert walks(bench, lambda k: unregister_ftrace_function(k, ops)) == [*shares, ONE, code]
+    assert walks(bench, lambda k: unregister_ftrace_function(k, other)) == [ALL, ONE, code, ALL]
+    assert walks(bench, lambda k: ftrace_set_hash(k, ops, 1)) == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_direct_call_is_modified_by_three_walks_for_static_ops_and_one_for_its_own(release: str) -> None:
+    bench, direct = Bench(release=release), DirectFunctions()
+    ops = direct.direct_ops if release == "7.3" else dynamic()
+    assert walks(bench, lambda k: register_ftrace_direct(k, direct, ops)) == [ALL, ONE, 2 * ALL]
+    for _ in range(2):
+        assert walks(bench, lambda k: modify_ftrace_direct(k, direct, ops)) == [ONE, 2 * ALL, ALL, ONE, 2 * ALL]
+    assert walks(bench, lambda k: unregister_ftrace_direct(k, direct, ops)) == [ALL, ONE, 2 * ALL, ALL]
+
+
+def test_common_ops_of_direct_calls_free_one_filter_and_one_table_for_each_further_call() -> None:
+    bench, direct = Bench(release="7.3"), DirectFunctions()
+    do(bench, lambda k: register_ftrace_direct(k, direct, direct.direct_ops))
+    for step, updates in ((register_ftrace_direct, [ONE, TWO]), (unregister_ftrace_direct, [TWO, ONE])):
+        assert walks(bench, lambda k, step=step: step(k, direct, direct.direct_ops)) == [  # type: ignore[misc]
+            ALL, *updates, 2 * ALL
+        ]  # fmt: skip
+        assert [bench.counts[name] for name in ("call_rcu", "call_rcu_tasks", "ftrace_set_hash")] == [1, 1, 0]
+        assert bench.counts["round"] == 3
 
 
 # --- trampolines and the end ------------------------------------------------------------------------------------------

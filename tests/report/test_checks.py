@@ -256,8 +256,8 @@ def test_open_and_closed_loops_never_share_a_table(make_results):
     assert "Open loop: bpf at 200/s on 2 bpf threads" in words
     assert "Closed loop: 2 bpf threads" in words
     html = page(results, frame, setting)
-    assert "bpf load (open loop) by machine.topology.cpus" in html
-    assert "bpf load (closed loop) by machine.topology.cpus" in html
+    assert "bpf load by cpus (open loop)" in html
+    assert "bpf load by cpus (closed loop)" in html
     assert [point for point, _ in sentences(results, frame, setting)] == ["cpus = 2", "cpus = 64"]
 
 

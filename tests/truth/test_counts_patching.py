@@ -95,7 +95,7 @@ class Traced(Bench):
         self.run()
 
     def attach(self, k: Kernel, p: Kprobe) -> Proc[None]:
-        """perf_event_open registers it disabled, PERF_EVENT_IOC_ENABLE enables it."""
+        """perf_event_open registers it disabled, then enables it (perf_kprobe_init)."""
         yield from register_kprobe(k, self.kprobes, p, disabled=True)
         yield from enable_kprobe(k, self.kprobes, p)
 
