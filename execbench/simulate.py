@@ -80,8 +80,8 @@ class World:
             self.drain,
             lambda name: rows_of(data_path(name)),
         )
-        for client, places in zip(self.clients, self.places, strict=True):
-            _start(client, replace(setting, places=places))
+        for one, places in zip(self.clients, self.places, strict=True):
+            _start(one, replace(setting, places=places))
         outcome, detail = "ok", ""
         try:
             self.machine.engine.run(self.duration + self.drain)

@@ -75,7 +75,7 @@ class Arriving:
             raise ValueError("trace: not beside a rate, for arrivals come from one of them")
 
     def computing_threads(self) -> int:
-        """Return 0: every thread sleeps between operations, and gives way at ticks in what takes long."""
+        """Return 0: every thread sleeps between operations, and gives way in what takes longer than its slice."""
         return 0
 
     def cpus(self, machine_cpus: int) -> tuple[int, ...]:

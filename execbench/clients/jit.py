@@ -108,10 +108,10 @@ class _Run:
             machine.engine.spawn(task.run(body), 0, task.cpu.key)
 
     def _spinner(self, k: Kernel) -> Proc[None]:
-        """Stay in user mode; whoever else is ready on this CPU gets it at the next tick."""
+        """Stay in user mode; whoever else is ready on this CPU gets it when the slice is over."""
         jiffy = self.setting.shared.jiffy_ns
         while k.now < self.setting.duration + self.setting.drain:
-            yield from k.task.compute(jiffy, jiffy)
+            yield from k.task.compute(jiffy)
 
     def _thread(self, k: Kernel, thread: int) -> Proc[None]:
         params, setting = self.params, self.setting

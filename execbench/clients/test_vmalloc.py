@@ -150,30 +150,19 @@ class _Run:
         k.phase("loop")
         body = self.loops[name]
         turns = min(SHIFTS, self.params.loops) if name == "align_shift_alloc_test" else self.params.loops
-        tick = k.now
         for _ in range(turns):
             k.spend("client.test-vmalloc.loop")
             yield from body(k, stream)
-            tick = yield from self._tick(k, tick)
+            yield from k.cond_resched()  # as vmalloc and vfree ask (might_sleep)
         k.phase("teardown")
         for area in laid_out:
             yield from k.vfree_data(area)
-            tick = yield from self._tick(k, tick)
+            yield from k.cond_resched()
         k.end()
-
-    def _tick(self, k: Kernel, last: int) -> Proc[int]:
-        """Give way at a tick to who is ready on this CPU, as the worker that purges; return the last tick's time."""
-        if k.now < last + self.setting.shared.jiffy_ns:
-            return last
-        yield from k.settle()
-        if k.task.cpu.ready:
-            yield from k.sleep_until(k.now + 1)
-        return k.now
 
     def _lay_out(self, k: Kernel, name: str, into: list[Area]) -> Proc[None]:
         """What a test allocates before its loop and frees behind it; the junk between goes at once."""
         params, pages_of = self.params, k.pages_of
-        tick = k.now
         if name == "long_busy_list_alloc_test":
             n, junk = int(BUSY * params.layout), 0
         elif name == "full_fit_alloc_test":
@@ -187,10 +176,10 @@ class _Run:
             into.append((yield from k.vmalloc_data(1)))
             if junk:
                 yield from k.vmalloc_data(1)
-            tick = yield from self._tick(k, tick)
+            yield from k.cond_resched()
         for _ in range(junk):
             yield from k.vfree_data(1)
-            tick = yield from self._tick(k, tick)
+            yield from k.cond_resched()
 
     # --- one turn of each loop --------------------------------------------------------------------------------------
 

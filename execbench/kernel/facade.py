@@ -91,7 +91,10 @@ class Kernel:
         return self.task.settle()
 
     def compute(self, cost: str, n: int, *more: tuple[str, int]) -> Proc[None]:
-        """Spend `n` units of a cost, and of `more`, in a loop with cond_resched(): at ticks a ready task goes first."""
+        """Spend `n` units of a cost, and of `more`, in a loop with cond_resched(): ready tasks get their turns.
+
+        What the task did before without waiting counts as well (execbench.sim.slices).
+        """
         total = 0
         for name, units in ((cost, n), *more):
             ps, draw = self._rates[name]
@@ -101,7 +104,16 @@ class Kernel:
             if self.probe.spend is not None:
                 self.probe.spend(self.now, self.task, name, units, ns)
             total += ns
-        return self.task.compute(total, self.shared.jiffy_ns)
+        return self.task.compute(total)
+
+    def cond_resched(self) -> Proc[None]:
+        """Let ready tasks go first if the slice is over (kernel/sched/core.c:__cond_resched)."""
+        return self.task.cond_resched()
+
+    def sched_yield(self) -> Proc[None]:
+        """Let all ready tasks go first (kernel/sched/syscalls.c:do_sched_yield)."""
+        self.spend("syscall")
+        return self.task.sched_yield()
 
     def sleep_until(self, at: int) -> Proc[None]:
         """Give up the CPU until `at` (ns)."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from execbench.sim.engine import Class, Engine, Event, event_key
+from execbench.sim.slices import FOREVER, Slice
 from execbench.sim.stopper import Stopper
 
 if TYPE_CHECKING:
@@ -58,11 +59,13 @@ class Cpu:
     __slots__ = (
         "id", "key", "engine", "background", "task", "ready", "t0", "owed", "log", "spans", "marks", "holds", "cuts",
         "hs", "he", "splits", "masked_from", "masked_depth", "pending", "interruptions", "stolen", "spinner",
-        "stop", "give_way", "rest", "forced", "waits", "stopper", "calls", "held", "parked", "pinned",
+        "stop", "slice", "forced", "waits", "stopper", "calls", "held", "parked", "pinned",
     )  # fmt: skip
 
-    def __init__(self, number: int, engine: Engine, background: Background, *, preempts: bool = True) -> None:
-        """Start passive. preempts: the kernel is preemptible."""
+    def __init__(
+        self, number: int, engine: Engine, background: Background, *, preempts: bool = True, slice_ns: int = FOREVER
+    ) -> None:
+        """Start passive. preempts: the kernel is preemptible. slice_ns: see execbench.sim.slices."""
         self.id = number
         self.key = event_key(Class.THREAD, number)
         self.engine = engine
@@ -86,8 +89,7 @@ class Cpu:
         self.interruptions = 0
         self.stolen = 0
         self.stop: Event | None = None  # at which the current task finds its plan done
-        self.give_way: tuple[int, int] | None = None  # from which work on, every how many ns the task lets others run
-        self.rest = 0  # work that was taken out of the plan to give way
+        self.slice = Slice(self, slice_ns)
         self.spinner: Waiter | None = None  # the current task's wait for a mutex, if it spins
         self.stopper = Stopper(self, preempts)
         self.calls = self.stopper.calls  # to threads that wait for this CPU
@@ -152,11 +154,12 @@ class Cpu:
 
     def next_stop(self) -> int:
         """Return the time up to which the plan can be settled in one go (every cost by itself when unmerged)."""
+        work, base = self.owed, self.masked_from
         if self.cuts:
-            base = self.masked_from
-            cut = self.cuts[0]
-            return self.moment(cut, base if base is not None and base <= cut else self._span_around(cut))
-        return self.moment(self.owed, self.masked_from)
+            work = self.cuts[0]
+            base = base if base is not None and base <= work else self._span_around(work)
+        pause, at = self.slice.at, self.moment(work, base)
+        return at if pause is None or at < pause else pause
 
     def _span_around(self, work: int) -> int | None:
         return next((w0 for w0, w1 in self.spans if w0 < work < w1), None)
@@ -321,6 +324,7 @@ class Cpu:
     def _activate(self, task: Task) -> None:
         now = self.engine.now
         self.task = task
+        self.slice.begin()
         self.hs = now
         self.he = self.background.activate(now, self.id)
 
@@ -332,24 +336,12 @@ class Cpu:
             self._activate(task)
             self.engine.schedule(task.turn, self.engine.now, task.resume_key)
 
-    def shorten(self) -> None:
-        """End the plan at the next point at which its task gives way, if it does and that point lies inside."""
-        if self.give_way is None:
-            return
-        first, period = self.give_way
-        done = max(self._work_done() - first, 0)
-        end = first + (done // period + 1) * period
-        if end >= self.owed:
-            return
-        self.rest, self.owed, self.give_way = self.owed - end, end, None
-        self.cuts = [cut for cut in self.cuts if cut <= end]
-        self._stop_earlier()
-
-    def _stop_earlier(self) -> None:
+    def stop_earlier(self) -> None:
         """Let the task look at its plan when it is done by what is known now; nobody waits for the old end any more."""
         if self.stop is not None:
             earlier = self.engine.event_at(self.next_stop(), self.key)
-            earlier.callbacks, self.stop.callbacks = self.stop.callbacks, []
+            earlier.callbacks = self.stop.callbacks
+            self.engine.withdraw(self.stop)
             self.stop = earlier
 
     def resume(self, he: int, meanwhile: list[tuple[int, Round]]) -> None:
@@ -359,12 +351,12 @@ class Cpu:
         self.log[-1] = begin, he - begin
         for ns, round_ in meanwhile:
             self._arrive(self.engine.now, self.engine.now, ns, round_)
-        self._stop_earlier()
+        self.stop_earlier()
         for hold in self.holds:
             if hold.lock.waiters:
                 hold.lock.hand_over_at(hold)
 
-    def _work_done(self) -> int:
+    def work_done(self) -> int:
         """Return how much of the plan has been done by now."""
         if self.held:
             self.stopper.stretch()
@@ -389,6 +381,7 @@ class Cpu:
         now = self.engine.now
         if self.ready:
             self.task = self.ready.popleft()
+            self.slice.begin()
             self.engine.schedule(self.task.turn, now, self.key)
         else:
             self.task = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from enum import IntEnum
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, TypeVar
 
 import simpy
@@ -83,6 +83,14 @@ class Engine:
         event._value = None
         heappush(self._queue, (at, key, next(self._eid), event))
         return event
+
+    def withdraw(self, event: Event) -> None:
+        """Take a scheduled event back: it never happens, and time may pass over it."""
+        queue = self._queue
+        number = next(i for i, entry in enumerate(queue) if entry[3] is event)
+        queue[number] = queue[-1]
+        queue.pop()
+        heapify(queue)
 
     def call_at(self, at: int, key: int, action: Callable[[], None]) -> None:
         """Call `action()` at time `at` (ns) with rank `key`."""

@@ -50,7 +50,9 @@ class Machine:
         self.isolated_cpus: IsolatedCpus | None = None
         self.background = self._background(spec["background"], costs, named, run.get("cpu_model", "lazy"))
         preempts = self.preempt in PREEMPTIBLE
-        self._cpus = {number: Cpu(number, self.engine, self.background, preempts=preempts) for number in named}
+        jiffy = 1_000_000_000 // self.hz
+        self._cpus = {number: Cpu(number, self.engine, self.background, preempts=preempts, slice_ns=jiffy)
+                      for number in named}  # fmt: skip
         self.interrupts = Interrupts(self.engine, self.background, list(self._cpus.values()))
         self.rcu: Rcu
         self.flavours: Flavours

@@ -43,7 +43,7 @@ class Stopper:
         """Wake the thread for `ns` of work; `stops`: it then keeps the CPU."""
         self.calls.append((ns, round_, stops))
         if not self.preempts:
-            self.cpu.shorten()
+            self.cpu.slice.look()
         self.place(delivered=True)
 
     def place(self, delivered: bool = False) -> bool:

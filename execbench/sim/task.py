@@ -69,6 +69,8 @@ class Task:
         if cpu.calls:
             cpu.stopper.place()
         while True:
+            if cpu.slice.at == engine.now:
+                cpu.slice.end()
             stop = cpu.next_stop()
             if stop > engine.now:
                 if not engine.try_advance(stop, cpu.key):
@@ -93,28 +95,38 @@ class Task:
             yield engine.event_at(at, self.wakeup_key)
         yield from self.come_back()
 
-    def compute(self, ns: int, period: int) -> Proc[None]:
-        """Work for `ns`, giving way every `period` ns of work if another task is ready on the CPU by then.
-
-        A loop with cond_resched() in it, whose need_resched comes with the tick. No event is made for points at which
-        nobody is ready: who becomes ready shortens the plan to the next of them.
-        """
+    def compute(self, ns: int) -> Proc[None]:
+        """Work for `ns` in a loop with cond_resched() in it: it gives way when its slice ends (sim.slices)."""
         cpu = self.cpu
-        yield from self.settle()
+        yield from self.cond_resched()
         while ns:
-            cpu.rest, cpu.give_way = 0, (cpu.owed, period)
-            cpu.spend(ns)
-            if cpu.ready:
-                cpu.shorten()
-            yield from self.settle()
-            ns, cpu.give_way = cpu.rest, None
-            if ns:
-                self.turn = self.engine.event()
-                cpu.ready.append(self)
-                cpu.leave()
-                yield self.turn
-                cpu.start_plan()
-                cpu.spend(self.switch_in_ns)
+            cpu.slice.compute(ns)
+            yield from self.settle_by_events() if cpu.ready else self.settle()
+            ns = cpu.slice.computed()
+            if ns and cpu.ready:
+                yield from self._give_way()
+
+    def cond_resched(self) -> Proc[None]:
+        """Give way if somebody is ready on the CPU and the slice is over; settles."""
+        yield from self.settle()
+        if self.cpu.slice.over():
+            yield from self._give_way()
+
+    def sched_yield(self) -> Proc[None]:
+        """Give way if somebody is ready on the CPU; settles."""
+        yield from self.settle()
+        if self.cpu.ready:
+            yield from self._give_way()
+
+    def _give_way(self) -> Proc[None]:
+        """Go behind all who are ready."""
+        cpu = self.cpu
+        self.turn = self.engine.event()
+        cpu.ready.append(self)
+        cpu.leave()
+        yield self.turn
+        cpu.start_plan()
+        cpu.spend(self.switch_in_ns)
 
     def block(self) -> Proc[None]:
         """Give up the CPU until somebody calls `wake`; the plan must be settled."""
@@ -148,6 +160,6 @@ class Task:
         if not cpu.occupy(self):
             self.turn = self.engine.event()
             cpu.interrupt_spinning()
-            cpu.shorten()
+            cpu.slice.asked()
             yield self.turn
             cpu.start_plan()

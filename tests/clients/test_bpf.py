@@ -1,11 +1,10 @@
-"""Programs that sleep, programs that were in a trampoline, and the kernel's test_tag."""
+"""Programs that sleep, and programs that were in a trampoline."""
 
 from __future__ import annotations
 
 import pytest
 
 from execbench.clients.bpf import Bpf
-from execbench.clients.test_tag import TestTag, imm_program, map_program
 from tests.clients.worlds import counts, operations, replication, unfinished
 
 LONG = {"duration": "2s", "run__drain": "4s", "client__bpf__think": "20ms"}
@@ -50,21 +49,3 @@ def test_no_share_draws_what_was_drawn_before() -> None:
     again = replication("bpf", client__bpf__sleepable=0.0).tables["totals"]
     assert plain == again
     assert plain != other
-
-
-def test_test_tag_is_the_kernels_forty_thousand_programs() -> None:
-    programs = list(TestTag().programs())
-    assert len(programs) == 40_945, "what it prints: test_tag: OK (40945 tests)"
-    assert [min(p.insns for p in programs), max(p.insns for p in programs)] == [2, 4096]
-    assert imm_program(2).functions == (19,) and imm_program(2).processed == 2
-    assert [map_program(n).processed for n in (3, 4, 5)] == [2, 3, 3], "an address is two instructions, verified as one"
-
-
-@pytest.mark.parametrize("machine", ["server-64", "arm64-server-128", "riscv64-server-64"])
-def test_test_tag_loads_and_closes_until_the_window_is_over(machine: str) -> None:
-    done = replication("test_tag", machine=machine, duration="20ms", run__drain="1s")
-    of = operations(done)
-    assert of["test-tag", "load"] - of["test-tag", "unload"] in (0, 1), "the last may be closed behind the window"
-    assert of["test-tag", "unload"] > 50
-    assert counts(done, "test-tag", "load")["bpf_prog_pack_alloc"] == of["test-tag", "load"]
-    assert unfinished(done) == 0

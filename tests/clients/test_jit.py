@@ -57,7 +57,7 @@ class User(Bench):
     def _spin(self, k: Kernel) -> Proc[None]:
         self.mm.enter(k.task)
         while self.busy:
-            yield from k.task.compute(1_000_000, 1_000_000)
+            yield from k.task.compute(1_000_000)
 
     def thread(self, body: Callable[[Kernel], Proc[Any]]) -> User:
         """Run `body` as the thread on CPU 0 and everything to its end."""
@@ -219,7 +219,7 @@ def test_a_cpu_that_runs_something_else_is_not_interrupted() -> None:
 
     def foreign(k: Kernel) -> Proc[None]:
         while bench.busy:
-            yield from k.task.compute(1_000_000, 1_000_000)
+            yield from k.task.compute(1_000_000)
 
     bench.task(foreign, 1)
     bench.thread(once_and_again(bench, 64))

@@ -15,6 +15,7 @@ from execbench.clients.module_loader import Loaded
 from execbench.contract import Proc, TextKind
 from execbench.kernel.facade import Kernel
 from execbench.kernel.ftrace import FtraceOps
+from execbench.sim.slices import FOREVER
 from tests.clients.test_module import Loading, module, world
 
 SITES = {
@@ -72,6 +73,7 @@ def test_init_memory_goes_the_last_module_first_and_text_before_data() -> None:
         for name in "abc":
             yield from loading.loader.load(k, module(name, init_ro="50"))
 
+    loading.bench.machine.active_cpu(0).slice.ns = FOREVER  # the worker gets its turn when all are loaded
     loading.bench.task(body, 0)
     loading.run()
     kinds = [TextKind.INIT_TEXT, TextKind.MODULE_DATA, TextKind.RODATA]

@@ -118,7 +118,7 @@ def test_vrealloc_allocates_twice_and_copies_once() -> None:
 
 
 def test_lazy_pages_are_purged_by_the_worker_of_the_cpu() -> None:
-    """While the loop goes on: it gives way at a tick, so the limit is passed by what a tick's loops free."""
+    """While the loop goes on: it gives way when its slice is over; until then loops free beyond the limit."""
     limit = run("fix_size_alloc_test").bench.shared.lazy_limit
     loops = int(2.6 * limit / (1 + GUARD))
     done = run("fix_size_alloc_test", loops)

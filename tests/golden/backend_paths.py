@@ -123,7 +123,7 @@ def life(backend: Any, place: Place, features: Mapping[str, Any], spinning: bool
 
     def other(k: Kernel) -> Proc[None]:
         bench.state.mm.enter(k.task)
-        yield from k.task.compute(SPIN, SPIN)
+        yield from k.task.compute(SPIN)
 
     if spinning:
         bench.task(1, other)

@@ -37,7 +37,7 @@ class Items:
         if how == "waits":
             yield from k.sleep_until(k.now + ms * MS)
         else:
-            yield from k.task.compute(ms * MS, ms * MS)
+            k.task.cpu.spend(ms * MS)
         yield from k.settle()
         self.said.append((k.now, f"{name} ends"))
 

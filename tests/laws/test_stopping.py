@@ -28,6 +28,7 @@ from tests.laws.test_lazy_mechanism import CHAIN, STREAM, Path, PathSource
 
 GRID = 10  # ns; every time of a program is a multiple of it
 SEEDS, SEEDS_LONG = 1_500, 20_000
+SLICE = 3 * GRID
 END, STEP = 100_000, 2_000
 LOCKS = ("mutex", "mutex", "spinlock", "spinlock")
 WHO: Any = ("all", "busy")
@@ -85,7 +86,7 @@ class Machine:
             self.passive: Any = LazyCpus(*common, PathSource(self.path))
         else:
             self.passive = ExplicitCpus(*common, self.path)
-        self.cpus = [Cpu(i, engine, self, preempts=preempts) for i in range(hosts)]
+        self.cpus = [Cpu(i, engine, self, preempts=preempts, slice_ns=SLICE) for i in range(hosts)]
         for cpu in self.cpus:
             cpu.stopper = watched = Watched(cpu, preempts)
             cpu.calls, watched.turns = watched.calls, []
@@ -185,8 +186,8 @@ class Machine:
         yield from task.sleep_until(self.engine.now + ns)
         task.cpu.mark(self.note(task, "awake"))
 
-    def do_compute(self, task: Task, ns: int, period: int) -> Proc[None]:
-        yield from task.compute(2 * ns, period)
+    def do_compute(self, task: Task, ns: int, _: int) -> Proc[None]:
+        yield from task.compute(2 * ns)
         task.cpu.mark(self.note(task, "computed"))
 
     def do_stop(self, task: Task, ns: int, later: int) -> Proc[None]:

@@ -175,9 +175,10 @@ def test_a_thread_takes_its_time_out_of_the_plan_and_follows_handlers() -> None:
     assert marks["task 1: work"] == 315 and marks["task 1: masked"] == 305 and bench.cpus[1].interruptions == 2
 
 
-def test_a_computing_task_without_preemption_lets_threads_run_at_its_ticks() -> None:
+def test_a_computing_task_without_preemption_lets_threads_run_when_its_slice_ends() -> None:
     def computing(task: Task) -> Proc[None]:
-        yield from task.compute(1_000, 50)
+        task.cpu.slice.ns = 50
+        yield from task.compute(1_000)
         bench.mark(task, "done")
 
     bench = Bench(preempts=False)

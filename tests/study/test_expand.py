@@ -271,7 +271,7 @@ def test_threads_that_outnumber_cpus_all_make_progress_and_littles_law_holds() -
     assert figures["littles_law_residual"] == 0
 
 
-def test_a_thread_gives_way_at_a_tick() -> None:
+def test_a_thread_gives_way_when_its_slice_is_over() -> None:
     """Four threads to a CPU, each with milliseconds of verification: nobody waits for another's whole load."""
     latency = {}
     for threads in (2, 8):

@@ -124,7 +124,7 @@ class _Change:
 
     def _spin(self, k: Kernel) -> Proc[None]:
         while len(self.ns) < self.times:
-            yield from k.task.compute(1_000_000, 1_000_000)
+            yield from k.task.compute(1_000_000)
 
     def _thread(self, k: Kernel) -> Proc[None]:
         vma = yield from self._touched(k)
