@@ -37,7 +37,7 @@ def ftrace(path: Trace, out: Out = None) -> None:
 
 
 def _import(what: What, path: Path, out: Path | None) -> None:
-    from execbench.importers import WHAT, imported
+    from execbench.importers import imported
 
     defaults = {"modules": "modules.csv", "veristat": "bpf.csv", "ftrace": "arrivals.csv"}
     done = imported(what, path, out or Path(defaults[what]))
@@ -45,5 +45,6 @@ def _import(what: What, path: Path, out: Path | None) -> None:
         print(f"{n:8,d}  {sort}")
     for note in done.notes:
         print(note)
-    print(f"use it:  execbench run -w WORKLOAD -s {WHAT[what]}={done.file}")
+    for key in done.keys:
+        print(f"use it:  execbench run -w WORKLOAD -s {key}={done.file}")
     print(done.file)

@@ -75,11 +75,11 @@ def finish(results: Results) -> int:
 
         from rich.console import Console
 
-        from execbench.report.locks import contended
+        from execbench.report.locks import in_short
         from execbench.report.text import show
 
         width = min(max(shutil.get_terminal_size().columns, NARROW), WIDE)
-        show(frame, setting, Console(width=width, highlight=False, emoji=False), said, contended(results))
+        show(frame, setting, Console(width=width, highlight=False, emoji=False), said, in_short(results))
     else:
         print(_plain(results, frame, setting, said))
     print(write_report(results, frame, setting))
@@ -113,10 +113,10 @@ def _compared(results: Results) -> tuple[pd.DataFrame, Setting, list[str]]:
 
 
 def _plain(results: Results, frame: pd.DataFrame, setting: Setting, said: list[str]) -> str:
-    from execbench.report.locks import contended
+    from execbench.report.locks import in_short
     from execbench.report.text import render
 
-    return render(frame, setting, said=said, locks=contended(results))
+    return render(frame, setting, said=said, locks=in_short(results))
 
 
 def _code(results: Results) -> int:

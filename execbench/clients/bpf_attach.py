@@ -114,6 +114,8 @@ class BpfAttach(Arriving):
     arrivals: ClassVar[frozenset[str]] = frozenset(kind.attach_kind for kind in KINDS.values())
     costs: ClassVar[Mapping[str, Entry]] = COSTS
     kinds: ClassVar[tuple[TextKind, ...]] = (TextKind.BPF,)
+    threads_for: ClassVar[tuple[str, ...]] = tuple(KINDS)
+    """Fields that have `threads` threads each where they are not 0."""
 
     fentry: float = 1.0
     raw_tp: float = 0.0

@@ -7,39 +7,39 @@ import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from execbench.errors import CannotWrite
 
-__all__ = ["WHAT", "Imported", "What", "imported"]
+__all__ = ["Imported", "What", "imported"]
 
 What: TypeAlias = Literal["modules", "veristat", "ftrace"]
-WHAT: Final[Mapping[What, str]] = {
-    "modules": "client.module.data",
-    "veristat": "client.bpf.data",
-    "ftrace": "client.NAME.trace",
-}
-"""What can be imported, and the key of a workload that names the file."""
+"""What can be imported."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What one import wrote: rows in all, how many of each sort, and what the reader must know about them."""
+    """What one import wrote: rows in all, how many of each sort, and what the reader must know about them.
+
+    `keys` are those of a workload that may name the file; none where no client takes what it holds.
+    """
 
     file: Path
     rows: int
     sorts: Mapping[str, int]
     notes: tuple[str, ...]
+    keys: tuple[str, ...]
 
 
 def imported(what: What, path: Path, out: Path) -> Imported:
     """Read `path` and write the data file `out` (CSV, or .gz); InputError for what cannot be read, CannotWrite."""
-    rows, columns, sorts, notes = _READERS[what](path)
+    rows, columns, sorts, notes, keys = _READERS[what](path)
     _write(rows, columns, out)
-    return Imported(out, len(rows), sorts, notes)
+    return Imported(out, len(rows), sorts, notes, keys)
 
 
-_Read = tuple[list[dict[str, str]], tuple[str, ...], dict[str, int], tuple[str, ...]]
+_Read = tuple[list[dict[str, str]], tuple[str, ...], dict[str, int], tuple[str, ...], tuple[str, ...]]
+"""Rows, columns, how many of each sort, notes, keys."""
 
 
 def _modules(path: Path) -> _Read:
@@ -47,7 +47,8 @@ def _modules(path: Path) -> _Read:
 
     rows = list(modules_of(path))
     with_init = sum(row["exec_init"] != "0" for row in rows)
-    return rows, COLUMNS, {"modules": len(rows), "with init text": with_init}, tuple(_missing(rows))
+    sorts = {"modules": len(rows), "with init text": with_init}
+    return rows, COLUMNS, sorts, tuple(_missing(rows)), ("client.module.data",)
 
 
 def _missing(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
@@ -64,15 +65,20 @@ def _veristat(path: Path) -> _Read:
 
     rows, derived = programs_of(path)
     notes = tuple(f"{column}: not in the file, derived (execbench.importers.veristat)" for column in derived)
-    return rows, COLUMNS, {"accepted programs": len(rows)}, notes
+    return rows, COLUMNS, {"accepted programs": len(rows)}, notes, ("client.bpf.data",)
 
 
 def _ftrace(path: Path) -> _Read:
-    from execbench.importers.ftrace import COLUMNS, arrivals_of, counted
+    from execbench.importers.ftrace import COLUMNS, arrivals_of, counted, takers
 
     rows = arrivals_of(path)
     span = f"the last of them begins {int(rows[-1]['at_ns']) / 1e9:.3g} s behind the first event: see --duration"
-    return rows, COLUMNS, {f"{client} {kind}": n for (client, kind), n in counted(rows).items()}, (span,)
+    sorts = {f"{client} {kind}": n for (client, kind), n in counted(rows).items()}
+    taken = takers(rows)
+    arriving = {f"{client} {kind}" for client, kinds in taken.items() for kind in kinds}
+    left = [sort for sort in sorts if sort not in arriving]
+    rest = (f"no client takes its arrivals from {', '.join(left)}: there to compare with",) if left else ()
+    return rows, COLUMNS, sorts, (span, *rest), tuple(f"client.{client}.trace" for client in taken)
 
 
 _READERS = {"modules": _modules, "veristat": _veristat, "ftrace": _ftrace}

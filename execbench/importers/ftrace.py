@@ -46,8 +46,8 @@ SOURCES: Final = (
     _source("bpf", "load", r"^sys_(?:enter_)?bpf\b.*\bcmd:? ?(?:0x)?0*5\b"),
     _source("bpf", "load", r"^bpf_prog_load <-"),
     _source("bpf", "unload", r"^bpf_prog_free_deferred <-"),
-    _source("kprobes", "register", r"^register_kprobe <-"),
-    _source("kprobes", "unregister", r"^unregister_kprobes? <-"),
+    _source("kprobes", "attach", r"^register_kprobe <-"),
+    _source("kprobes", "detach", r"^unregister_kprobes? <-"),
     _source("static-keys", "flip", r"^arch_jump_label_transform_apply <-"),
     _source("ftrace", "enable", r"^ftrace_modify_all_code <-"),
     _source("text_poke", "batch", r"^(?:smp_text_poke_batch_finish|text_poke_bp_batch) <-"),
@@ -103,6 +103,20 @@ def arrivals_of(path: Path) -> list[dict[str, str]]:
 def counted(rows: Iterable[dict[str, str]]) -> dict[tuple[str, str], int]:
     """Return how many rows each client and kind has."""
     return dict(sorted(Counter((row["client"], row["kind"]) for row in rows).items()))
+
+
+def takers(rows: Iterable[dict[str, str]]) -> dict[str, list[str]]:
+    """Return which clients take arrivals from these rows, each with the kinds that it takes; the others take none."""
+    from execbench.registry.params import fields_of
+    from execbench.registry.plugins import registered
+
+    found: dict[str, list[str]] = {}
+    clients = registered("clients")
+    for client, kind in counted(rows):
+        cls = clients.get(client)
+        if cls is not None and "trace" in fields_of(cls) and kind in cls.arrivals:  # type: ignore[attr-defined]
+            found.setdefault(client, []).append(kind)
+    return found
 
 
 def _chosen(lines: list[Line]) -> list[Source]:

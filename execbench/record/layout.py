@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 Hot = tuple[int, int, int]
 """Base pages with hot text on them; PTE leaves and PMD leaves that map those."""
 
-ASSUMED: Final = (
-    "between 0 (misses are overlapped, or the text is not passed over in a circle) and one whole page walk for every "
-    "hot leaf of a size that has more of them than entries (LRU, always in the same order, nothing left in the level "
-    "behind, which data shares)"
-)
-"""What the bounds of the time of one pass over all hot text rest on."""
+ASSUMED: Final = "a whole page walk for every hot leaf of a size that has more of them than entries (LRU, in a circle)"
+"""What the bounds of the time of one pass over all hot text rest on.
+
+Less is possible, down to 0: misses are overlapped, the order is another, the level behind holds some (data shares it).
+"""
 
 
 def hot(shared: Shared) -> Hot:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from execbench.report import completion
 from execbench.report.arms import axes_of, point_words
+from execbench.report.asked import ISOLATED, classes, isolated, never_came, of_means, outside
 from execbench.report.comparison import records
 from execbench.report.completion import lines, once
 from execbench.report.locks import explained
 from execbench.report.measured import QUANTILES
 from execbench.report.numbers import number, with_unit
 from execbench.report.ratios import MARGIN, listed, plural, ranking, ratios
+from execbench.report.text import inside_api
 from execbench.stats.estimate import AT_LEAST
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from execbench.report.comparison import Frames
     from execbench.report.setting import Setting
+
+SURE = "How sure:"
+"""Begin of the last sentence."""
 
 
 def _more(setting: Setting) -> str:
@@ -34,17 +39,36 @@ def answer(results: Frames, rows: pd.DataFrame, setting: Setting) -> list[str]:
     without = [f"No steady state with {listed(overloaded)}: the backlog grows, so there is no latency to compare."
                ] if overloaded else []  # fmt: skip
     if known.empty:
-        return without or [f"Nothing can be said about latency: no quantile has enough support. {_more(setting)}."]
+        return [*_without_quantiles(results, measured, setting, bool(without)), *without]
     kind = str(known["kind"].iloc[0])
     said = [_fastest(results, known, kind, "p50", "the median"), *without]
     said += _tail(results, known, kind, setting)
-    said.append(_share(known, kind))
+    if (known["api_share"] > 0).any():
+        said.append(_share(known, kind))
     if waited := explained(results, known, MARGIN):
         said.append(waited)
-    said.append(f"How sure: 95 % intervals over {known['replications'].max()} replications; they hold for these "
-                f"costs, of which the weakest are {setting.weakest}. What the uncertainty of the costs does to the "
-                "answer was not explored.")  # fmt: skip
+    said.append(_sure(known, setting))
     return said
+
+
+def _without_quantiles(results: Frames, measured: pd.DataFrame, setting: Setting, overloaded: bool) -> Iterator[str]:
+    """Yield what means say where no quantile has support, and what can be done unless arms have no steady state."""
+    means = [sentence for _, _, sentence in of_means(results, measured)]
+    yield from means
+    if not overloaded:
+        few = f"{'No' if means else 'Nothing can be said about latency: no'} quantile has enough support."
+        yield f"{few} {_more(setting)}."
+    if means and (measured["api_share"] > 0).any():
+        yield _share(measured, str(measured["kind"].iloc[0]))
+    if means:
+        yield _sure(measured, setting)
+
+
+def _sure(rows: pd.DataFrame, setting: Setting) -> str:
+    return (
+        f"{SURE} 95 % intervals over {rows['replications'].max()} replications; they hold for these costs, of which "
+        f"the weakest are {setting.weakest}. What the uncertainty of the costs does to the answer was not explored."
+    )
 
 
 def _is_known(rows: pd.DataFrame, name: str) -> pd.Series[bool]:
@@ -102,28 +126,45 @@ def _share(known: pd.DataFrame, kind: str) -> str:
 def summary(results: Frames, frame: pd.DataFrame, setting: Setting) -> list[str]:
     """Return what a terminal says: the whole answer of a plain run, without how sure it is (the footer says so).
 
-    Of a study the first sentence of each point. Where something happens `once` in a plain run, the first sentence
-    holds its means, a line per class; it stands before the tables.
+    Of a study the first sentence of each point, and that on isolated CPUs. Where something happens `once` in a plain
+    run, the first sentence holds its means, a line per class; it stands before the tables.
     """
     found = list(sentences(results, frame, setting))
     if any(point for point, _ in found):
-        return [f"{point}: {said[0]}" for point, said in found]
+        missing = never_came(frame, setting)
+        return ([missing] if missing else []) + [
+            f"{point}: {' '.join(_first([sentence for sentence in said if sentence != missing]))}"
+            for point, said in found
+        ]
     plain = frame["point"].nunique() == 1
     means = ["\n".join(lines(results, frame, setting))] if plain and once(frame, setting) else []
-    return means + [sentence for _, said in found for sentence in (said[:-1] or said)]
+    return means + [sentence for _, said in found for sentence in said if not sentence.startswith(SURE)]
+
+
+def _first(said: Sequence[str]) -> list[str]:
+    """Return the sentence on isolated CPUs, if any, and the first of the others."""
+    about = [sentence for sentence in said if sentence.startswith(ISOLATED)]
+    return [*about, *[sentence for sentence in said if sentence not in about][:1]]
 
 
 def sentences(results: Frames, frame: pd.DataFrame, setting: Setting) -> Iterator[tuple[str, list[str]]]:
-    """Yield, per point, its words and the answer: on what happens `once`, on the first class that enters the API."""
-    waited = frame[(frame["mode"] == "sync") & (frame["api_share"].fillna(0) > 0)]
-    first = waited[["client", "kind"]].drop_duplicates().head(1)
+    """Yield, per point, its words and the answer: on what happens `once`, then on what the workload asks about."""
+    whole = once(frame, setting)
+    asked = [one for one in classes(frame, setting) if one not in whole]
+    inside = [one for one in asked if inside_api(frame[(frame["client"] == one[0]) & (frame["kind"] == one[1])])]
+    missing = [sentence] if (sentence := never_came(frame, setting)) else []
     for point, rows in contrasted(frame).groupby("point", sort=False):
-        said = list(completion.sentences(results, rows, setting))
-        for client, kind in first.itertuples(index=False):
+        said = [*missing, *completion.sentences(results, rows, setting), *isolated(rows)]
+        for client, kind in inside:
             chosen = rows[(rows["client"] == client) & (rows["kind"] == kind)]
-            said += answer(results, chosen, setting) if len(chosen) else []
+            about = answer(results, chosen, setting) if len(chosen) else []
+            named = len(asked) == 1 or not about or f"{client} {kind}" in about[0]
+            said += about if named else [f"{client} {kind}: {about[0]}", *about[1:]]
+        if about := list(outside(results, rows, [one for one in asked if one not in inside])):
+            said += [*about, _sure(rows[rows["refused"] == ""], setting)]
+        sure = [sentence for sentence in said if sentence.startswith(SURE)][-1:]
         if said:
-            yield str(point), said
+            yield str(point), [sentence for sentence in said if not sentence.startswith(SURE)] + sure
 
 
 def contrasted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -57,7 +57,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("isolated_longest", "longest on an isolated CPU", "time", "isolated_longest_ns", "maximum",
            "longest single interruption of an isolated CPU by this workload, its wake-up included; handlers take their "
            "median cost every time, so it is a sum of constants"),
-    Column("asked", "asked", "size", "asked_bytes", "replication", "bytes of text asked for (memory: means over time)"),
+    Column("asked", "asked", "size", "asked_bytes", "replication",
+           "bytes asked of the API, of all kinds that it serves: text, or also data of modules (means over time)"),
     Column("reserved", "reserved", "size", "reserved_bytes", "replication", "bytes of memory behind it"),
     Column("waste", "wasted", "size", "waste_bytes", "replication",
            "bytes inside allocated regions that hold nothing"),

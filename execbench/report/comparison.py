@@ -36,8 +36,8 @@ class Frames(Protocol):
 
 def comparison(results: Frames) -> pd.DataFrame:
     """Return the tidy frame: `cell, point, arm, client, kind, mode, shared, loop, since, status, outcome, refused,
-    growth, few_cycles, undone, replications, operations` and, for each of COLUMNS, `NAME, NAME_low, NAME_high,
-    NAME_status, NAME_note`.
+    growth, few_cycles, undone, serves_data, replications, operations` and, for each of COLUMNS, `NAME, NAME_low,
+    NAME_high, NAME_status, NAME_note`.
 
     Base units (ns, bytes, per second, shares of 1). Rows follow the points of a study, then client and class (what a
     caller waits for before what is deferred), then the arms in the order they were given; a refused arm has its reason
@@ -85,7 +85,8 @@ def _classes(results: Frames) -> list[tuple[str, str, str]]:
 def _row(results: Frames, cell: Mapping[str, Any], client: str, kind: str) -> dict[str, Any]:
     replications = results.table("replications")
     mine = replications[replications["cell"] == cell["cell"]]
-    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused", "growth", "few_cycles", "undone")}
+    row = {key: cell[key] for key in ("cell", "point", "arm", "status", "refused", "growth", "few_cycles", "undone",
+                                      "serves_data")}  # fmt: skip
     row["loop"] = cell["loops"].get(client, "closed")
     row["since"] = "arrival" if row["loop"] == "open" and kind in arrivals(client) else "begin"
     row |= {"client": client, "kind": kind, "replications": len(mine), "operations": 0, "outcome": _outcome(mine)}
@@ -95,7 +96,7 @@ def _row(results: Frames, cell: Mapping[str, Any], client: str, kind: str) -> di
     row["operations"] = measured.operations()
     for column in COLUMNS:
         estimate = refused(0, "refused") if row["refused"] else measured.estimate(column)
-        if row["growth"] and column.scale == "time" and column.per == "operation":
+        if row["growth"] and column.scale == "time" and column.per in ("operation", "sum"):
             estimate = refused(row["operations"], f"no steady state, +{number(row['growth'])} op/s")
         row |= {column.name: estimate.value, f"{column.name}_low": estimate.low, f"{column.name}_high": estimate.high,
                 f"{column.name}_status": estimate.status, f"{column.name}_note": estimate.note}  # fmt: skip

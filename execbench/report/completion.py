@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from execbench.report.comparison import records
@@ -35,10 +35,16 @@ def once(frame: pd.DataFrame, setting: Setting) -> list[tuple[str, str]]:
 
 def latencies(results: Frames, cell: str, client: str, kind: str) -> dict[int, float]:
     """Return the latency (ns) of the one operation of a class by replication, where it finished."""
+    return {replication: value for replication, (value, _) in sums(results, cell, client, kind).items()}
+
+
+def sums(results: Frames, cell: str, client: str, kind: str) -> dict[int, tuple[float, float]]:
+    """Return the sum of the latencies (ns) of a class and their number by replication, where any operation finished."""
     metrics = results.table("metrics")
     own = metrics[(metrics["cell"] == cell) & (metrics["client"] == client) & (metrics["kind"] == kind)]
     own = own[(own["metric"] == "latency_sum") & (own["n"] > 0)].sort_values("replication")
-    return {int(one): float(value) for one, value in zip(own["replication"], own["value"], strict=True)}
+    columns = own[["replication", "value", "n"]]
+    return {int(r): (float(value), float(n)) for r, value, n in columns.itertuples(index=False)}
 
 
 def means(results: Frames, rows: pd.DataFrame) -> dict[str, Estimate]:
@@ -52,15 +58,19 @@ def lines(results: Frames, frame: pd.DataFrame, setting: Setting) -> Iterator[st
     for client, kind in once(frame, setting):
         rows = frame[(frame["client"] == client) & (frame["kind"] == kind)]
         found = means(results, rows)
-        unit = unit_for([one.value for one in found.values()], "time")
-        figures = [f"{interval(*(v / unit.factor for v in (one.value, one.low, one.high)))} {unit.name} ({arm})"
-                   for arm, one in found.items()]  # fmt: skip
-        yield f"{client} {kind}: {', '.join([*figures, *incomplete(rows, list(found))])}"
+        yield f"{client} {kind}: {', '.join([*figures(found), *incomplete(rows, list(found))])}"
+
+
+def figures(found: Mapping[str, Estimate]) -> list[str]:
+    """Return the words for times (ns) by arm, in one unit: `454 [450, 458] ms (module_alloc)`."""
+    unit = unit_for([one.value for one in found.values()], "time")
+    return [f"{interval(*(v / unit.factor for v in (one.value, one.low, one.high)))} {unit.name} ({arm})"
+            for arm, one in found.items()]  # fmt: skip
 
 
 def sentences(results: Frames, frame: pd.DataFrame, setting: Setting) -> Iterator[str]:
     """Yield what to answer about the classes of `once` at one point; those that do not differ share a sentence."""
-    alike: dict[str, list[tuple[str, str]]] = {}
+    said: list[tuple[str, str, str]] = []
     for client, kind in once(frame, setting):
         name, rows = f"{client} {kind}", frame[(frame["client"] == client) & (frame["kind"] == kind)]
         values = _complete(results, rows)
@@ -69,13 +79,32 @@ def sentences(results: Frames, frame: pd.DataFrame, setting: Setting) -> Iterato
         if len(values) < 2:
             continue
         order = sorted((sum(own.values()) / len(own), arm) for arm, own in values.items())
-        found = mean_ratios(values, order[0][1])
+        pairs = {arm: {replication: (value, 1.0) for replication, value in own.items()} for arm, own in values.items()}
+        found = mean_ratios(pairs, order[0][1])
         named = [(arm, with_unit(mean, "time")) for mean, arm in order]
-        said = ranking(f"Over a whole {name} (mean)", "run", named, found)
-        alike.setdefault(flat(found) or name, []).append((name, said))
+        said.append((name, flat(found), ranking(f"Over a whole {name} (mean)", "run", named, found)))
+    yield from together(said, "Over a whole {} (means)", "or")
+
+
+def together(said: Sequence[tuple[str, str, str]], words: str, last: str) -> Iterator[str]:
+    """Yield a sentence for each class, or one for all that share a verdict.
+
+    `said` are a class's name, what can be said of all arms ('' if they differ), and its own sentence; `words` have a
+    place {} for the names of several, a client's name once.
+    """
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for name, verdict, sentence in said:
+        alike.setdefault(verdict or name, []).append((name, sentence))
     for verdict, ones in alike.items():
         yield (ones[0][1] if len(ones) == 1 else
-               f"Over a whole {listed([name for name, _ in ones], 'or')} (means) the backends {verdict}.")  # fmt: skip
+               f"{words.format(_names([name for name, _ in ones], last))} the backends {verdict}.")  # fmt: skip
+
+
+def _names(classes: Sequence[str], last: str) -> str:
+    of = {name.partition(" ")[0] for name in classes}
+    if len(of) > 1:
+        return listed(classes, last)
+    return f"{of.pop()} {listed([name.partition(' ')[2] for name in classes], last)}"
 
 
 def _complete(results: Frames, rows: pd.DataFrame) -> dict[str, dict[int, float]]:

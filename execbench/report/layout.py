@@ -45,8 +45,8 @@ def _sentences(
     bounds = [f"{with_unit(found[cell, PASS], 'time')} ({arm})" for arm, cell in arms if found.get((cell, PASS))]
     if bounds:
         yield (
-            "What iTLB misses add to one pass of one CPU over all of it, not part of any figure here, is bounded only: "
-            f"at most {', '.join(bounds)}; assumed: {ASSUMED}; {machine['tlb']['walk_source']}."
+            f"iTLB misses, in no figure here, add to one pass of one CPU over all of it 0 to {', '.join(bounds)}; "
+            f"assumed: {ASSUMED}; {machine['tlb']['walk_source']}."
         )
 
 

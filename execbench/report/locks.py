@@ -1,4 +1,4 @@
-"""Which locks somebody waited for, how long, and who held them: one sentence per lock and arm."""
+"""Which locks somebody waited for, how long, and who held them: one sentence per lock and arm, and point or study."""
 
 from __future__ import annotations
 
@@ -42,13 +42,17 @@ def waits(results: Frames, cells: pd.DataFrame) -> Iterator[Wait]:
     `cells` are those of execbench.report.arms. The holder is the site that most of the waiting was for, in most
     replications.
     """
-    locks = results.table("locks")
     for cell in records(cells):
-        mine = locks[(locks["cell"] == cell["cell"]) & (locks["contended"] > 0)]
-        simulated = float(cell["duration_ns"]) * max(locks[locks["cell"] == cell["cell"]]["replication"].nunique(), 1)
-        found = [_wait(cell, str(lock), rows, simulated) for lock, rows in mine.groupby("lock")]
-        found.sort(key=lambda wait: (-wait.wait_ns, wait.lock))
-        yield from [wait for wait in found if wait.share >= LEAST][:MOST]
+        yield from [wait for wait in _of_cell(results, cell) if wait.share >= LEAST][:MOST]
+
+
+def _of_cell(results: Frames, cell: dict[str, Any]) -> list[Wait]:
+    """Return every lock that somebody waited for in one cell, dearest first."""
+    locks = results.table("locks")
+    own = locks[locks["cell"] == cell["cell"]]
+    simulated = float(cell["duration_ns"]) * max(own["replication"].nunique(), 1)
+    found = [_wait(cell, str(lock), rows, simulated) for lock, rows in own[own["contended"] > 0].groupby("lock")]
+    return sorted(found, key=lambda wait: (-wait.wait_ns, wait.lock))
 
 
 def explained(results: Frames, rows: pd.DataFrame, margin: float) -> str:
@@ -106,9 +110,43 @@ def sentence(wait: Wait) -> str:
 
 
 def contended(results: Frames) -> dict[str, list[str]]:
-    """Return the sentences of every arm at which threads waited for locks."""
+    """Return the sentences of every arm, at every point, at which threads waited for locks."""
     by_arm: dict[str, list[str]] = {}
     for wait in waits(results, arms_of(results)):
         name = f"{wait.arm}, {wait.point}" if wait.point else wait.arm
         by_arm.setdefault(name, []).append(sentence(wait))
     return by_arm
+
+
+def in_short(results: Frames) -> dict[str, list[str]]:
+    """Return the sentences of every arm: those of `contended`, or of a study with several points one per lock."""
+    cells = arms_of(results)
+    return contended(results) if cells["point"].nunique() < 2 else over_points(results, cells)
+
+
+def over_points(results: Frames, cells: pd.DataFrame) -> dict[str, list[str]]:
+    """Return a sentence per arm and lock: at how many points it was waited for, and where the longest wait was.
+
+    `cells` as for `waits`. Of each arm the MOST locks that cost most waiting at all points together, of those that are
+    worth a line at one point at least.
+    """
+    measured = cells[cells["refused"] == ""]
+    found = {}
+    for arm, own in measured.groupby("arm", sort=False):
+        by_lock: dict[str, list[Wait]] = {}
+        for cell in records(own):
+            for wait in _of_cell(results, cell):
+                by_lock.setdefault(wait.lock, []).append(wait)
+        dear = [ones for ones in by_lock.values() if max(wait.share for wait in ones) >= LEAST]
+        dear.sort(key=lambda ones: (-sum(wait.wait_ns for wait in ones), ones[0].lock))
+        if dear:
+            found[str(arm)] = [_over(ones, own["point"].nunique()) for ones in dear[:MOST]]
+    return found
+
+
+def _over(ones: list[Wait], points: int) -> str:
+    worst = max(ones, key=lambda wait: wait.longest_ns)
+    held = f", mostly for {worst.holder}" if worst.holder else ""
+    at = "at all" if len(ones) == points else f"at {len(ones)} of"
+    return (f"{worst.lock}: waited for {at} {points} points; the longest {with_unit(worst.longest_ns, 'time')} with "
+            f"{worst.point}{held}")  # fmt: skip

@@ -46,7 +46,7 @@ def few_cycles(rows: pd.DataFrame) -> str:
     for row in records(rows):
         if row["few_cycles"] and row["mode"] == "sync":
             arms.setdefault(row["few_cycles"], []).append(str(row["arm"]))
-    return "; ".join(f"{words} with {', '.join(names)}" for words, names in arms.items())
+    return "; ".join(f"{words} with {', '.join(dict.fromkeys(names))}" for words, names in arms.items())
 
 
 def notes(rows: pd.DataFrame) -> Iterator[str]:
@@ -76,12 +76,20 @@ def notes(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def remarks(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield what holds for the whole run and is said once: the window cut it off, the machine's figures are shared."""
+    """Yield what holds for the whole run and is said once.
+
+    The window cut it off, the machine's figures are shared, arms are asked for different kinds of memory.
+    """
     cut = [f"{row['undone']:,.0f} with {row['arm']}" for row in records(rows) if row["undone"]]
     if cut:
         yield f"cut off by the end of the window, at most still to do: {', '.join(cut)}; lengthen --duration"
     if rows["shared"].iloc[0]:
         yield SHARED
+    data, text = ([row["arm"] for row in records(rows.drop_duplicates("arm"))
+                   if row["serves_data"] is served and not row["refused"]] for served in (True, False))  # fmt: skip
+    if data and text:
+        yield (f"memory: {listed(data)} {'serves' if len(data) == 1 else 'serve'} data of modules, too, {listed(text)} "
+               "text only: less is asked of these, and the data's own memory is not in their figures")  # fmt: skip
 
 
 def _reason(estimate: Estimate) -> str:

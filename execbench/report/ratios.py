@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from execbench.report.measured import QUANTILES, Measured
-from execbench.stats.estimate import LEVEL
-from execbench.stats.means import ratio_estimate
+from execbench.stats.estimate import LEVEL, t_factor
 from execbench.stats.quantiles import quantile, sectioning_interval
 
 if TYPE_CHECKING:
@@ -64,16 +63,31 @@ def ratios(results: Frames, rows: pd.DataFrame, quantile_name: str, reference: s
     return [Ratio(arm, *_ratio(own, base, p, _joint(arms))) for arm, own in arms.items() if own]
 
 
-def mean_ratios(values: Mapping[str, Mapping[int, float]], reference: str) -> list[Ratio]:
-    """Return the ratio of each other arm's mean to the reference arm's; `values` holds one by arm and replication."""
+def mean_ratios(values: Mapping[str, Mapping[int, tuple[float, float]]], reference: str) -> list[Ratio]:
+    """Return the ratio of each other arm's mean to the reference arm's.
+
+    `values` hold a sum and the number (above 0) of its terms by arm and replication: a mean is the sum of all sums over
+    the sum of all numbers. The interval is the jackknife's over the replications that both arms have.
+    """
     arms = dict(values)
     base = arms.pop(reference)
-    found = []
-    for arm, own in arms.items():
-        both = sorted(set(own) & set(base))
-        one = ratio_estimate([own[r] for r in both], [base[r] for r in both], within=(0, math.inf), level=_joint(arms))
-        found.append(Ratio(arm, one.value, one.low, one.high))
-    return found
+    return [Ratio(arm, *_mean_ratio(own, base, _joint(arms))) for arm, own in arms.items()]
+
+
+def _mean_ratio(
+    own: Mapping[int, tuple[float, float]], base: Mapping[int, tuple[float, float]], level: float
+) -> tuple[float, float, float]:
+    both = sorted(set(own) & set(base))
+    if not both:
+        return np.nan, np.nan, np.nan
+    a, n, b, m = np.array([(*own[r], *base[r]) for r in both], dtype=float).T
+    value = float(a.sum() / n.sum() / (b.sum() / m.sum()))
+    if len(both) < 2:
+        return value, np.nan, np.nan
+    without = (a.sum() - a) / (n.sum() - n) / ((b.sum() - b) / (m.sum() - m))
+    error = math.sqrt((len(both) - 1) / len(both) * float(np.sum((without - without.mean()) ** 2)))
+    half = t_factor(len(both), level) * error
+    return value, max(value - half, 0.0), value + half
 
 
 def _joint(others: Mapping[str, Any]) -> float:

@@ -39,6 +39,9 @@ class Setting:
 
     workload: str
     question: str
+    asks: tuple[tuple[str, str], ...]
+    """Client and kind of each class of operation that the question is about, kind "" for all of a client; none where
+    the workload names none."""
     horizon: str
     machines: tuple[str, ...]
     architectures: tuple[str, ...]
@@ -96,6 +99,7 @@ def setting_of(results: Frames) -> Setting:
     return Setting(
         workload=specs[0]["workload"]["name"],
         question=str(study.get("question") or specs[0]["workload"]["question"]),
+        asks=_unique((client, kind) for client, _, kind in (one.partition(" ") for one in study.get("asks", ()))),
         horizon=specs[0]["workload"]["horizon"],
         machines=_unique(spec["machine"]["name"] for spec in specs),
         architectures=_unique(spec["machine"]["arch"] for spec in specs),
@@ -132,7 +136,8 @@ def loop_words(name: str, client: Mapping[str, Any]) -> str:
 
     A client without pauses has no field `think`, or says so by `thinks(fields)`.
     """
-    threads = f"{client['threads']} {name} threads" if "threads" in client else f"one {name} thread"
+    kinds = _kinds(name, client)
+    threads = _threads(name, client) + (f" for each of {kinds} kinds" if kinds > 1 else "")
     if is_open(client):
         burst = f", {client['burst']} at once" if client.get("burst", 1) != 1 else ""
         trace = client.get("trace")
@@ -140,7 +145,19 @@ def loop_words(name: str, client: Mapping[str, Any]) -> str:
         return f"Open loop: {name} {pace} on {threads}; latency counts from the intended arrival"
     thinks = getattr(class_for("clients", name, "report"), "thinks", lambda fields: "think" in fields)
     think = f", think time {dist_words(client['think'])}" if thinks(client) else ", one operation behind the other"
+    think += " divided by its kind's share of the weights" if kinds > 1 and thinks(client) else ""
     return f"Closed loop: {threads}{think}; latency counts from the begin of an operation"
+
+
+def _threads(name: str, client: Mapping[str, Any]) -> str:
+    """`2 bpf threads`, `one test-tag thread`."""
+    number = client.get("threads", 1)
+    return f"one {name} thread" if number == 1 else f"{number} {name} threads"
+
+
+def _kinds(name: str, client: Mapping[str, Any]) -> int:
+    """How many kinds of operation a client weights, each of which has threads of its own (`threads_for`)."""
+    return sum(bool(client.get(key)) for key in getattr(class_for("clients", name, "report"), "threads_for", ()))
 
 
 def dist_words(value: Any) -> str:

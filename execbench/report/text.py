@@ -6,10 +6,9 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from execbench.report.comparison import records
-from execbench.report.completion import ONCE, once
+from execbench.report.comparison import estimate_of, records
+from execbench.report.completion import ONCE, figures, once
 from execbench.report.notes import LONGEST_IS_A_SUM, few_cycles, notes, remarks, shown, unsteady
-from execbench.report.numbers import with_unit
 from execbench.report.swept import figures_of, point_tables
 from execbench.report.tables import Field, arm_words, tables
 
@@ -148,10 +147,11 @@ def _show_outside(frame: pd.DataFrame, first: Sequence[tuple[str, str]], console
         measured = [row for row in records(rows) if row["operations"] and not row["refused"]]
         if inside_api(rows) or rows["mode"].iloc[0] != "sync" or not measured or (client, kind) in first:
             continue
-        means = ", ".join(f"{with_unit(row['mean'], 'time')} ({row['arm']})" for row in measured)
-        lines.append(f"{client} {kind}: {means}")
+        means = figures({str(row["arm"]): estimate_of(row, "mean") for row in measured})
+        lines.append(f"{client} {kind}: {', '.join(means)}")
     if lines:
-        _show_lines("What waits outside the API, mean latency (more in the HTML report)", lines, console)
+        _show_lines("What waits outside the API, mean latency with its 95 % interval (more in the HTML report)",
+                    lines, console)  # fmt: skip
 
 
 def _show_locks(locks: Mapping[str, Sequence[str]], console: Console) -> None:

@@ -62,6 +62,8 @@ class Manifest:
     plugin_files: Mapping[str, str] = field(default_factory=dict)
     plugins: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
+    asks: tuple[str, ...] = ()
+    """What the question is about: classes of operation, "CLIENT KIND", or all of a client."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain data of `study.json`."""
@@ -72,6 +74,7 @@ class Manifest:
             "kind": self.kind,
             "workload": self.workload,
             "question": self.question,
+            "asks": list(self.asks),
             "expect": {"reading": self.reading},
             "command": self.command,
             "sha8": self.sha8,
@@ -126,6 +129,7 @@ def read(root: Path) -> Manifest:
         return Manifest(
             data["name"], data["kind"], data["workload"], data["question"], data["expect"]["reading"], data["sha8"],
             data["replications"], cells, data["code"], data["versions"], data["plugins"], plugins, data["command"],
+            tuple(data.get("asks", ())),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise StoreError(str(file), f"damaged ({type(error).__name__}: {error})", "run the study again") from error

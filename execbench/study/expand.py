@@ -31,6 +31,8 @@ class Study:
     cells: tuple[Cell, ...]
     plugins: Mapping[str, str] = field(default_factory=dict)
     plugin_files: Mapping[str, str] = field(default_factory=dict)
+    asks: tuple[str, ...] = ()
+    """What the workloads' questions are about (WorkloadTable)."""
 
     @property
     def sha8(self) -> str:
@@ -51,12 +53,14 @@ def expand(asked: Asked, study: str | None = None) -> Study:
     cells: list[Cell] = []
     plugins: dict[str, str] = {}
     plugin_files: dict[str, str] = {}
+    asks: dict[str, None] = {}
     replications, question, workload = 0, table.study.question, ""
     for point in _points(axes):
         one = Point(asked, file, table, point)
         cells += one.cells()
         plugins |= one.plugins
         plugin_files |= one.plugin_files
+        asks |= dict.fromkeys(one.asks)
         replications, workload = one.replications, one.workload_file.name
         question = question or one.workload.workload.question
     unique = {cell.id: cell for cell in reversed(cells)}
@@ -64,7 +68,7 @@ def expand(asked: Asked, study: str | None = None) -> Study:
     if all(cell.refused for cell in kept):
         raise nothing_left(kept)
     return Study(file.name if file else workload, "sweep" if file else "run", workload, question,
-                 table.expect.reading, replications, kept, plugins, plugin_files)  # fmt: skip
+                 table.expect.reading, replications, kept, plugins, plugin_files, tuple(asks))  # fmt: skip
 
 
 def _study_file(name: str | None) -> tuple[TomlFile | None, StudyFile]:

@@ -85,6 +85,7 @@ class Point:
         self.workload_file = self._workload_file()
         with Layers([Layer.of_file(self.workload_file, self.workload_file.table)]).located():
             self.workload = checked(WorkloadFile, self.workload_file.table)
+            self.asks = resolve.asks(self.workload.workload.asks, self.workload.client)
         self.tables = self._tables()
         self._check_window()
         with self.layers.located():

@@ -5,7 +5,7 @@ Every function names its inputs by dotted keys (`machine.topology.cpus`); `Layer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from execbench.kernel.releases import RELEASES, Release, release_from
 from execbench.registry.files import data_path, sha256_of
 from execbench.registry.instances import client_costs
 from execbench.registry.params import fields_of, given_fields, resolved
-from execbench.registry.plugins import class_for
+from execbench.registry.plugins import class_for, registered
 from execbench.sim.chain import Chain
 from execbench.study.load import Layer, TomlFile, read
 from execbench.study.overrides import merged
@@ -35,7 +35,7 @@ from execbench.study.spec import (
 )  # fmt: skip
 from execbench.units import show_time, size_bytes, time_ns
 
-__all__ = ["clients", "kernel", "machine", "machine_tables", "run"]
+__all__ = ["asks", "clients", "kernel", "machine", "machine_tables", "run"]
 
 
 def machine_tables(name: str, where: str = "--machine") -> tuple[dict[str, Any], list[Layer]]:
@@ -177,6 +177,23 @@ def kernel(tables: Mapping[str, Any]) -> dict[str, Any]:
     spec = {"release": release, **given_fields(Release, fields, "kernel", hidden=("name", "source"))}
     release_from(spec)
     return spec
+
+
+def asks(given: str | Sequence[str], clients: Collection[str]) -> tuple[str, ...]:
+    """Return what a workload's question is about, each "CLIENT KIND" or "CLIENT"; InputError for another's client.
+
+    Which kinds a client's operations have is known when they have happened: the report says which never came.
+    """
+    found = tuple(" ".join(one.split()) for one in ([given] if isinstance(given, str) else given))
+    for one in found:
+        name, _, kind = one.partition(" ")
+        if name not in clients or " " in kind:
+            known = [f'"{client} {first}"' for client in clients
+                     for first in sorted(getattr(registered("clients").get(client), "arrivals", ()))]  # fmt: skip
+            such = f", such as {', '.join(known)}" if known else ""
+            raise InputError("workload.asks", f'"{one}"', f'"CLIENT KIND" or "CLIENT" of {", ".join(clients)}{such}',
+                             did_you_mean(name, clients) or "name a class as the report does")  # fmt: skip
+    return found
 
 
 def run(tables: Mapping[str, Any], horizon: str) -> tuple[dict[str, Any], int]:

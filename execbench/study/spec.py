@@ -63,6 +63,8 @@ class RunTable(_Table):
 class WorkloadTable(_Table):
     """`[workload]`: the question, and the defaults of what a run may also name itself.
 
+    asks: what the question is about, a class of operation ("CLIENT KIND"), all of a client ("CLIENT") or a list of
+    such; the answer speaks of these. Without, of the first class that enters the API. Not part of a cell's spec.
     architectures: those that the workload speaks of (all); a machine of another is refused.
     """
 
@@ -71,6 +73,7 @@ class WorkloadTable(_Table):
     machine: str
     kernel: str
     backends: Annotated[list[str], Field(min_length=1)]
+    asks: str | list[str] = []
     architectures: Annotated[list[Literal["x86_64", "arm64", "riscv64"]], Field(min_length=1)] = [*ARCHITECTURES]
 
 

@@ -49,7 +49,7 @@ def described(study: Study, command: str = "") -> manifest.Manifest:
     return manifest.Manifest(
         study.name, study.kind, study.workload, study.question, study.reading, study.sha8, study.replications, rows,
         code_of(specs, study.plugins), manifest.versions(), dict(study.plugin_files), dict(study.plugins),
-        command,
+        command, study.asks,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from execbench.cli import main
 from execbench.errors import InputError
-from execbench.importers.ftrace import arrivals_of, counted
+from execbench.importers.ftrace import SOURCES, arrivals_of, counted, takers
 from execbench.importers.veristat import instructions, programs_of
 
 DATA = Path(__file__).parent / "data"
@@ -18,7 +18,7 @@ DATA = Path(__file__).parent / "data"
 def test_a_function_trace_of_known_operations() -> None:
     rows = arrivals_of(DATA / "function-6.18.txt")
     found = counted(rows)
-    once = [("bpf", "load"), ("bpf", "unload"), ("kprobes", "register"), ("kprobes", "unregister"),
+    once = [("bpf", "load"), ("bpf", "unload"), ("kprobes", "attach"), ("kprobes", "detach"),
             ("module", "load"), ("module", "unload"), ("static-keys", "flip")]  # fmt: skip
     assert all(found[operation] == 1 for operation in once), found
     times = [int(row["at_ns"]) for row in rows]
@@ -30,6 +30,28 @@ def test_an_event_trace_names_the_callers_of_rounds() -> None:
     rows = arrivals_of(DATA / "events-6.12.txt")
     assert counted(rows) == {("ipi", "round"): sum("ipi_send_cpumask" in line for line in _lines("events-6.12.txt"))}
     assert {row["name"] for row in rows} == {"on_each_cpu_cond_mask"}
+
+
+def test_the_key_is_printed_for_each_client_that_takes_rows_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = {}
+    for name in ("events-6.12.txt", "function-6.18.txt"):
+        assert main(["import", "ftrace", str(DATA / name)]) == 0
+        said[name] = capsys.readouterr().out
+    rounds = said["events-6.12.txt"]
+    assert "use it" not in rounds
+    assert "no client takes its arrivals from ipi round: there to compare with" in rounds
+    keys = [line.partition("-s ")[2] for line in said["function-6.18.txt"].splitlines() if line.startswith("use it")]
+    taking = ("bpf", "kprobes", "module", "static-keys")
+    assert keys == [f"client.{client}.trace=arrivals.csv" for client in taking]
+
+
+def test_every_kind_that_begins_an_operation_of_a_client_has_the_name_that_the_client_gives_it() -> None:
+    rows = [{"client": source.client, "kind": source.kind} for source in SOURCES]
+    assert takers(rows) == {"bpf": ["load"], "ftrace": ["enable"], "kprobes": ["attach"], "module": ["load"],
+                            "static-keys": ["flip"]}  # fmt: skip
 
 
 def _lines(name: str) -> list[str]:
