@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from execbench.report.locks import explained, sentence, waits
+from execbench.report.locks import contended, explained, in_short, over_points, sentence, waits
 
 
 def _results(rows: list[dict[str, Any]]) -> Any:
@@ -78,3 +78,32 @@ def test_the_lock_that_goes_with_a_large_share_is_named_with_its_holder() -> Non
     )
     assert "small_lock" in explained(*_compared(0.4), 0.035)
     assert explained(*_compared(0.05), 0.05) == "", "a share like that of the others needs no reason"
+
+
+def test_a_study_with_points_has_a_line_per_arm_and_lock() -> None:
+    """text_mutex at two points of three, pack_mutex at all, a little; brief_lock is worth a line nowhere."""
+    rows = [
+        _row(0, "text_mutex", 3, 400_000_000, 103_000_000, "optimizer") | {"cell": "a2"},
+        _row(0, "text_mutex", 1, 2_000, 2_000, "loader") | {"cell": "a8"},
+        *(_row(0, "pack_mutex", 1, 2_000_000, 1_000_000 + n, "free") | {"cell": f"a{n}"} for n in (2, 4, 8)),
+        *(_row(0, "brief_lock", 1, 1_000, 1_000, "x") | {"cell": f"a{n}"} for n in (2, 4, 8)),
+        _row(0, "text_mutex", 1, 900_000, 800_000, "x") | {"cell": "b2"},
+    ]
+    cells = pd.DataFrame([{"cell": f"{arm}{n}", "arm": arm, "point": f"cpus = {n}", "duration_ns": 1_000_000_000,
+                           "refused": ""} for n in (2, 4, 8) for arm in "ab"])  # fmt: skip
+    assert over_points(_results(rows), cells) == {"a": [
+        "text_mutex: waited for at 2 of 3 points; the longest 103 ms with cpus = 2, mostly for optimizer",
+        "pack_mutex: waited for at all 3 points; the longest 1.00 ms with cpus = 8, mostly for free",
+    ]}  # fmt: skip
+
+
+def test_the_text_of_a_study_is_short_and_that_of_a_plain_run_is_not(make_results) -> None:
+    for points, said in (((64,), "had to wait"), ((2, 64), "waited for at all 2 points")):
+        results = make_results(replications=2, points=points)
+        results.frames["locks"] = pd.DataFrame(
+            [_row(0, "text_mutex", 3, 400_000_000, 103_000_000, "optimizer") | {"cell": cell}
+             for cell in results.cells["cell"]])  # fmt: skip
+        short, whole = in_short(results), contended(results)
+        assert all(said in one for ones in short.values() for one in ones)
+        assert (short == whole) == (len(points) == 1)
+        assert len(whole) == 7 * len(points)

@@ -8,9 +8,10 @@ import re
 import pandas as pd
 import pytest
 
+from execbench.report.arms import serves_data
 from execbench.report.comparison import comparison
-from execbench.report.notes import notes
-from execbench.report.setting import setting_of
+from execbench.report.notes import few_cycles, notes, remarks
+from execbench.report.setting import loop_words, setting_of
 from execbench.report.text import render, show
 
 
@@ -121,3 +122,52 @@ def test_arms_are_named_where_not_all_are_marked(make_results):
     assert "~ approximate, few clusters of exceedances: p90 of module_alloc and alloc-write-map" in "\n".join(
         notes(frame)
     )
+
+
+def test_a_client_has_threads_for_each_kind_that_it_weights():
+    open_ = {"threads": 1, "rate": 10.0, "fentry": 4.0, "raw_tp": 4.0, "xdp": 1.0, "tail_call": 8.0, "struct_ops": 0.5}
+    said = "Open loop: bpf-attach at 10/s on one bpf-attach thread for each of 5 kinds; latency"
+    assert loop_words("bpf-attach", open_).startswith(said)
+    closed = open_ | {"rate": None, "xdp": 0.0, "tail_call": 0.0, "struct_ops": 0.0, "threads": 2, "think": 1_000_000}
+    assert loop_words("bpf-attach", closed).startswith(
+        "Closed loop: 2 bpf-attach threads for each of 2 kinds, think time 1.00 ms divided by its kind's share of the "
+        "weights; "
+    )
+    assert "for each" not in loop_words("bpf-attach", {"threads": 2, "rate": 10.0, "xdp": 1.0, "fentry": 0.0})
+    assert loop_words("kprobes", {"threads": 1, "think": 1_000_000}).startswith(
+        "Closed loop: one kprobes thread, think"
+    )
+
+
+def test_few_cycles_name_an_arm_once_however_many_points_it_has(swept):
+    rows = swept[1][swept[1]["kind"] == "load"].assign(few_cycles="rox clean (2)")
+    arms = list(rows["arm"].drop_duplicates())
+    assert few_cycles(rows) == f"rox clean (2) with {', '.join(arms)}"
+
+
+def test_arms_that_serve_different_kinds_are_told_apart_once(compared):
+    """What is asked of them differs by the modules' data; of arms that serve alike, or without modules, nothing."""
+    frame, setting = compared
+    load = frame[frame["kind"] == "load"]
+    assert not load["serves_data"].notna().any()
+    note = "serve data of modules, too"
+    assert not any(note in one for one in remarks(load))
+    both = pd.concat([load, load.assign(point="b")]).assign(serves_data=False)
+    for serves in (False, True, [True if arm == "module_alloc" else None for arm in both["arm"]]):
+        assert not any(note in one or "serves data" in one for one in remarks(both.assign(serves_data=serves)))
+    both["serves_data"] = both["arm"].isin(["module_alloc", "alloc-write-map", "execmem"])
+    [said] = [one for one in remarks(both) if note in one]
+    assert said.startswith("memory: module_alloc and alloc-write-map serve data of modules, too, bpf_prog_pack, ")
+    text = " ".join(render(frame.assign(serves_data=frame["arm"] == "module_alloc"), setting).split())
+    assert text.count("module_alloc serves data of modules, too") == 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "clients", "serves"),
+    [("execmem", ("module",), True), ("module_alloc", ("bpf", "module"), True), ("jit_text_alloc", ("module",), False),
+     ("execmem", ("bpf", "kprobes"), None), ("nowhere", ("module",), None)],
+)  # fmt: skip
+def test_the_registry_says_whether_an_arm_serves_the_data_of_modules(backend, clients, serves):
+    spec = {"workload": {"clients": {name: {} for name in clients}}, "backend": {"name": backend, "plugin": None}}
+    assert serves_data(spec) is serves
+    assert serves_data(spec | {"backend": {"name": backend, "plugin": "12345678"}}) is None

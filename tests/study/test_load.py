@@ -7,7 +7,11 @@ import pytest
 
 from execbench.errors import InputError, MachineError
 from execbench.registry.files import data_path, sha256_of
+from execbench.store import manifest
+from execbench.study import resolve
+from execbench.study.expand import Asked, expand
 from execbench.study.load import Layer, Layers, TomlFile, find, leaves, line_of, names, read
+from execbench.study.work import described
 
 TEXT = """\
 # a comment = 1
@@ -100,3 +104,46 @@ def test_the_strongest_source_that_set_a_key_is_named(here: Path) -> None:
     with pytest.raises(MachineError) as caught, layers.located():
         raise MachineError("machine.topology.nodes", 9, "1 to 4", "correct it")
     assert str(caught.value) == "m.toml:4: topology.nodes: got 9; allowed: 1 to 4; correct it"
+
+
+def _asking(here: Path, asks: str) -> None:
+    file = here / "workloads" / "tiny.toml"
+    text = file.read_text()
+    file.write_text(text.replace("[workload]\n", f"[workload]\nasks = {asks}\n"))
+
+
+@pytest.mark.parametrize(
+    ("asks", "expected"),
+    [('"bpf  load"', ("bpf load",)), ('["bpf load", "bpf"]', ("bpf load", "bpf")), ("[]", ())],
+)
+def test_what_a_workload_asks_about_is_carried_beside_the_cells(
+    here: Path, asks: str, expected: tuple[str, ...]
+) -> None:
+    """Its cells are those of the same file without: nothing else is simulated, and finished parts stay good."""
+    plain = expand(Asked.of(workload="tiny"))
+    _asking(here, asks)
+    study = expand(Asked.of(workload="tiny"))
+    assert study.asks == expected
+    assert [cell.id for cell in study.cells] == [cell.id for cell in plain.cells]
+    manifest.write(here / "results", described(study))
+    held = manifest.read(here / "results")
+    assert held.asks == expected
+    assert held.to_json()["asks"] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("asks", "said"),
+    [('"bfp load"', r'tiny.toml:2: workload.asks: got "bfp load"; allowed: "CLIENT KIND" or "CLIENT" of bpf, such as '
+                    r'"bpf load"; did you mean .bpf'),
+     ('["bpf", "bpf load and free"]', 'got "bpf load and free"'), ('""', 'got ""'), ("3", "workload.asks: got 3")],
+)  # fmt: skip
+def test_another_client_cannot_be_asked_about(here: Path, asks: str, said: str) -> None:
+    _asking(here, asks)
+    with pytest.raises(InputError, match=said):
+        expand(Asked.of(workload="tiny"))
+
+
+def test_every_shipped_workload_asks_about_clients_that_it_has() -> None:
+    for name in names("workload"):
+        head = read("workload", name).table
+        resolve.asks(head["workload"].get("asks", ()), head["client"])
