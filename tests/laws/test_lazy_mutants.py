@@ -305,7 +305,7 @@ ACTIVE: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "held CPU lives on": (stopper.Stopper, "_start", lives_on),
     "released before the last arrives": (ipi.Interrupts, "stop", without_active),
     "spinlock holder preempted": (stopper.Stopper, "_spinlocks_until", lambda self: 0),
-    "bound of the hold kept": (cpu.Cpu, "_stop_earlier", lambda self: None),
+    "bound of the hold kept": (cpu.Cpu, "stop_earlier", lambda self: None),
     "masked task preempted": (cpu.Cpu, "first_unmasked", lambda self, at: at),
 }
 
